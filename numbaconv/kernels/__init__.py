@@ -1,0 +1,16 @@
+"""The kernels of the four passes.
+
+The plain computation, for n, f, oh, ow, with c in the group of f and x zero outside the image::
+
+    y[n, f, oh, ow] = bias[f] + sum over c, kh, kw of
+        x[n, c, oh * stride - top + kh * dilation, ow * stride - left + kw * dilation] * weight[f, c, kh, kw]
+
+Each product x * weight in that sum belongs to one y, so the chain rule gives every gradient from it:
+dy * weight goes to the pixel of dx, dy * x to the tap of dw, and dy to db.
+
+:mod:`.loops` computes exactly this, one loop per index.
+
+Every kernel takes activations as four extents in the order N, C, H, W with any strides (a layout is a
+transposed view), a weight (F, C / groups, KH, KW) with any strides (a turned kernel is a view too), and
+trusts what it gets: geometry and functional have checked everything.
+"""

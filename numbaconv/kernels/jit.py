@@ -1,0 +1,153 @@
+"""Compilation: one machine code per kernel and dtype, kept on disk and never stale.
+
+Numba compiles a function once for each combination of argument types, and contiguous, strided and
+read-only arrays are all different types. A :class:`Kernel` asks for one normal form instead, any
+strides and read-only inputs, and calls that entry point directly, whatever strides come.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import pickle
+import sys
+import uuid
+import warnings
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import llvmlite
+import numba
+import numpy as np
+from numba import types
+from numba.core import caching, serialize
+
+
+@cache
+def source_digest() -> bytes:
+    """Hash of every file of this folder.
+
+    Numba's own key covers only the file a function stands in, and would go on using machine code
+    compiled from an older version of what that function calls.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.digest()
+
+
+@cache
+def warn_uncached(reason: str) -> None:
+    """Say once that kernels are compiled again in every process."""
+    warnings.warn(
+        f"numbaconv compiles its kernels anew in every process: {reason}. "
+        "Set NUMBA_CACHE_DIR to a folder that can be written.",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+
+
+class KernelCache(caching.NullCache):
+    """Compiled kernels on disk, one file for each key.
+
+    The key holds everything the code depends on: sources, signature, CPU, versions. Numba's cache has an
+    index file beside the data files, and two processes that save different signatures at once
+    can leave it pointing at the other's code; without an index nothing can point wrongly. A file that is
+    cut short or damaged fails its checksum and is compiled again.
+    """
+
+    def __init__(self, function: Callable) -> None:
+        self._name = f"{function.__module__}.{function.__qualname__}"
+        self._impl = caching.CompileResultCacheImpl(function)
+
+    @property
+    def cache_path(self) -> str:
+        return self._impl.locator.get_cache_path()
+
+    def _path(self, signature: Any, target_context: Any) -> Path:
+        parts = (self._name, signature, target_context.codegen().magic_tuple(), sys.version_info)
+        versions = (numba.__version__, llvmlite.__version__, np.__version__)
+        key = hashlib.sha256(repr((parts, versions)).encode() + source_digest()).hexdigest()
+        return Path(self.cache_path) / f"{self._name}-{key[:32]}.nbc"
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        target_context.refresh()
+        try:
+            stored = self._path(sig, target_context).read_bytes()
+        except OSError:
+            return None
+        checksum, data = stored[:32], stored[32:]
+        if hashlib.sha256(data).digest() != checksum:
+            return None
+        return self._impl.rebuild(target_context, pickle.loads(data))
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        if not self._impl.check_cachable(data):
+            return
+        path = self._path(sig, data.target_context)
+        payload = serialize.dumps(self._impl.reduce(data))
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_suffix(f".{uuid.uuid4().hex}.tmp")
+            try:
+                temporary.write_bytes(hashlib.sha256(payload).digest() + payload)
+                temporary.replace(path)  # atomic: a reader sees the whole file or none
+            finally:
+                temporary.unlink(missing_ok=True)
+        except OSError as error:  # a full disk, a folder that went away
+            warn_uncached(f"saving to {path.parent} failed ({error})")
+
+
+class Kernel:
+    """A jitted kernel with one compiled form per dtype.
+
+    Parameters
+    ----------
+    dispatcher : numba dispatcher
+        Made by ``njit``; under NUMBA_DISABLE_JIT the plain function.
+    writes : str
+        The name of the parameter that is written; all other arrays are read-only.
+    """
+
+    def __init__(self, dispatcher: Any, writes: str) -> None:
+        self.dispatcher = dispatcher
+        self._entries: dict[np.dtype, Callable] = {}
+        function = getattr(dispatcher, "py_func", dispatcher)
+        self.__name__, self.__doc__ = function.__name__, function.__doc__
+        self._names = tuple(inspect.signature(function).parameters)
+        self._writes = writes
+        if function is dispatcher:
+            return
+        try:
+            dispatcher._cache = KernelCache(function)
+        except RuntimeError as error:
+            warn_uncached(str(error))
+
+    def _normal_form(self, name: str, value: Any) -> types.Type:
+        if isinstance(value, np.ndarray):
+            return types.Array(
+                numba.from_dtype(value.dtype), value.ndim, "A", readonly=name != self._writes, aligned=True
+            )
+        if isinstance(value, bool):
+            return types.boolean
+        if isinstance(value, tuple):
+            return types.UniTuple(types.int64, len(value))
+        return types.int64
+
+    def __call__(self, *args: Any) -> None:
+        """Run on arrays that are aligned and native, the first of them of the dtype of the call."""
+        dtype = args[0].dtype
+        entry = self._entries.get(dtype)
+        if entry is None:
+            entry = self.dispatcher
+            if hasattr(entry, "compile"):
+                entry = entry.compile(tuple(map(self._normal_form, self._names, args)))
+            self._entries[dtype] = entry
+        entry(*args)
+
+
+def kernel(*, writes: str) -> Callable[[Any], Kernel]:
+    """Make a :class:`Kernel` of a jitted function that writes the parameter named `writes`."""
+    return lambda dispatcher: Kernel(dispatcher, writes)
