@@ -39,8 +39,8 @@ def forward(x, weight, bias, y, stride, dilation, padding, groups, accumulate):
                 total = x.dtype.type(0)
                 for c in range(CG):
                     for kh in range(KH):
+                        h = oh * stride[0] - padding[0] + kh * dilation[0]
                         for kw in range(KW):
-                            h = oh * stride[0] - padding[0] + kh * dilation[0]
                             w = ow * stride[1] - padding[2] + kw * dilation[1]
                             total += padded(x, n, first + c, h, w) * weight[f, c, kh, kw]
                 if bias.size > 0:
@@ -91,8 +91,8 @@ def weight_grad(x, dy, dw, stride, dilation, padding, groups, accumulate):
                 total = x.dtype.type(0)
                 for n in range(N):
                     for oh in range(OH):
+                        h = oh * stride[0] - padding[0] + kh * dilation[0]
                         for ow in range(OW):
-                            h = oh * stride[0] - padding[0] + kh * dilation[0]
                             w = ow * stride[1] - padding[2] + kw * dilation[1]
                             total += padded(x, n, channel, h, w) * dy[n, f, oh, ow]
                 dw[f, c, kh, kw] = dw[f, c, kh, kw] + total if accumulate else total
