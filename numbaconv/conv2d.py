@@ -10,7 +10,7 @@ import numpy as np
 from .arrays import Array
 from .functional import Pair, conv2d, conv2d_bias_grad, conv2d_input_grad, conv2d_weight_grad
 from .geometry import Padding, as_int, as_padding, as_pair, check_layout
-from .plan import choose_algorithm
+from .plan import check_algorithm
 
 
 class Conv2D:
@@ -113,7 +113,7 @@ class Conv2D:
             raise TypeError(f"dtype must be float32 or float64, got {dtype!r}") from None
         if dtype is None or self.dtype not in (np.float32, np.float64):
             raise TypeError(f"dtype must be float32 or float64 in native byte order, got {dtype!r}")
-        choose_algorithm(algorithm)
+        check_algorithm(algorithm)
         self.algorithm = algorithm
         if isinstance(rng, bool | float):
             raise TypeError(f"rng must be a seed, a numpy.random.Generator or None, got {rng!r}")

@@ -21,7 +21,7 @@ from .geometry import (
     to_nchw,
 )
 from .kernels import loops
-from .plan import choose_algorithm
+from .plan import check_algorithm, plan_bias_grad, plan_forward, plan_input_grad, plan_weight_grad
 
 Pair = int | tuple[int, int]
 
@@ -113,13 +113,16 @@ def conv2d(
                 f"bias must have one element per filter, shape ({geometry.F},), got {bias.shape}"
             )
     weight = _turned(weight, flip)
-    choose_algorithm(algorithm)
+    check_algorithm(algorithm)
     y = as_output(out, from_nchw(geometry.output_shape, layout), x.dtype, inputs)
     g = geometry
     axes = LAYOUTS[layout]
-    loops.forward(
-        x.transpose(axes), weight, bias, y.transpose(axes), g.stride, g.dilation, g.padding, g.groups, False
-    )
+    x_view, y_view = x.transpose(axes), y.transpose(axes)
+    plan = plan_forward(g, x.dtype, algorithm, bias.size > 0, _steps(x_view), _steps(weight), _steps(y_view))
+    if plan.program is None:
+        loops.forward(x_view, weight, bias, y_view, g.stride, g.dilation, g.padding, g.groups, False)
+    else:
+        plan.program.run({"x": x_view, "weight": weight, "bias": bias, "y": y_view})
     return finished(y, out)
 
 
@@ -188,20 +191,18 @@ def conv2d_input_grad(
     geometry = _geometry(dy.dtype, to_nchw(shape, layout), weight.shape, stride, padding, dilation, groups)
     _check_dy(dy, geometry, layout)
     weight = _turned(weight, flip)
-    choose_algorithm(algorithm)
+    check_algorithm(algorithm)
     dx = as_output(out, shape, dy.dtype, inputs, accumulate)
+    accumulate = bool(accumulate)
     g = geometry
     axes = LAYOUTS[layout]
-    loops.input_grad(
-        dy.transpose(axes),
-        weight,
-        dx.transpose(axes),
-        g.stride,
-        g.dilation,
-        g.padding,
-        g.groups,
-        bool(accumulate),
-    )
+    dy_view, dx_view = dy.transpose(axes), dx.transpose(axes)
+    steps = _steps(dy_view), _steps(weight), _steps(dx_view)
+    plan = plan_input_grad(g, dy.dtype, algorithm, accumulate, *steps)
+    if plan.program is None:
+        loops.input_grad(dy_view, weight, dx_view, g.stride, g.dilation, g.padding, g.groups, accumulate)
+    else:
+        plan.program.run({"dy": dy_view, "weight": weight, "dx": dx_view})
     return finished(dx, out)
 
 
@@ -272,21 +273,20 @@ def conv2d_weight_grad(
         raise ValueError(f"dy must have at least one filter, got shape {dy.shape} in layout {layout}")
     geometry = _geometry(x.dtype, input_shape, weight_shape, stride, padding, dilation, groups)
     _check_dy(dy, geometry, layout)
-    choose_algorithm(algorithm)
+    check_algorithm(algorithm)
     flip = as_bool("flip", flip)
     dw = as_output(out, geometry.weight_shape, x.dtype, inputs, accumulate)
+    accumulate = bool(accumulate)
     g = geometry
     axes = LAYOUTS[layout]
-    loops.weight_grad(
-        x.transpose(axes),
-        dy.transpose(axes),
-        _turned(dw, flip),
-        g.stride,
-        g.dilation,
-        g.padding,
-        g.groups,
-        bool(accumulate),
+    x_view, dy_view, dw_view = x.transpose(axes), dy.transpose(axes), _turned(dw, flip)
+    plan = plan_weight_grad(
+        g, x.dtype, algorithm, accumulate, _steps(x_view), _steps(dy_view), _steps(dw_view)
     )
+    if plan.program is None:
+        loops.weight_grad(x_view, dy_view, dw_view, g.stride, g.dilation, g.padding, g.groups, accumulate)
+    else:
+        plan.program.run({"x": x_view, "dy": dy_view, "dw": dw_view})
     return finished(dw, out)
 
 
@@ -329,13 +329,22 @@ def conv2d_bias_grad(
     if F < 1 or OH < 1 or OW < 1:
         raise ValueError(f"dy must have at least one filter and one pixel, got shape {dy.shape} in {layout}")
     db = as_output(out, (F,), dy.dtype, inputs, accumulate)
-    loops.bias_grad(dy.transpose(LAYOUTS[layout]), db, bool(accumulate))
+    view = dy.transpose(LAYOUTS[layout])
+    program = plan_bias_grad(
+        view.shape, dy.dtype, bool(accumulate), _steps(view), db.strides[0] // db.itemsize
+    )
+    program.run({"dy": view, "db": db})
     return finished(db, out)
 
 
 def _turned(weight: Array, flip: Any) -> Array:
     """The kernel turned by 180 degrees, as a view."""
     return weight[:, :, ::-1, ::-1] if as_bool("flip", flip) else weight
+
+
+def _steps(array: Array) -> tuple[int, ...]:
+    """Strides in elements."""
+    return tuple(stride // array.itemsize for stride in array.strides)
 
 
 def _geometry(

@@ -1,14 +1,32 @@
-"""Which kernel computes a pass: the only place that chooses."""
+"""Which kernel computes a pass, and in which blocks: the only place that chooses."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
-ALGORITHMS = ("auto", "loops")
+import numpy as np
+
+from .geometry import Geometry
+from .kernels import bias_grad, depthwise, forward, input_grad, tiling, weight_grad
+from .kernels.forward import Product
+from .kernels.launch import Address, Launch, Program
+
+ALGORITHMS = ("auto", "loops", "direct")
+Strides = tuple[int, int, int, int]
+
+# A parallel start costs 15 to 35 microseconds, in which one core does 2 to 4 million operations.
+PARALLEL_FLOPS = 4_000_000
+PARALLEL_BYTES = 1 << 20
+# Filters per channel up to which depthwise rows beat a product that packs each channel for its few filters.
+MOST_MULTIPLIER = 2
+# Pieces of work to deal out, where blocks can be cut finer without loss: enough for an even end on 8 threads.
+PIECES = 16
 
 
-def choose_algorithm(algorithm: Any) -> str:
-    """Return the algorithm that runs when the user asks for `algorithm`.
+def check_algorithm(algorithm: Any) -> str:
+    """Return `algorithm` if there is one of this name.
 
     Raises
     ------
@@ -21,4 +39,290 @@ def choose_algorithm(algorithm: Any) -> str:
         raise TypeError(f"algorithm must be a string, got {algorithm!r}")
     if algorithm not in ALGORITHMS:
         raise ValueError(f"algorithm must be one of {', '.join(map(repr, ALGORITHMS))}, got {algorithm!r}")
-    return "loops"
+    return algorithm
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What runs for one pass: printable, and the same for any number of threads.
+
+    `program` is None where the pass runs as plain loops.
+    """
+
+    name: str
+    geometry: Geometry
+    dtype: np.dtype
+    algorithm: str
+    reason: str
+    program: Program | None = None
+    blocks: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Scratch memory of one worker."""
+        return self.program.scratch * self.dtype.itemsize if self.program else 0
+
+    @property
+    def shared_bytes(self) -> int:
+        """Scratch memory that all workers share: packed weights, partial sums."""
+        return self.program.shared * self.dtype.itemsize if self.program else 0
+
+    def __str__(self) -> str:
+        lines = [f"{self.name}: {self.algorithm} ({self.reason})"]
+        if self.program:
+            lanes = tiling.lanes(self.dtype.itemsize)
+            tile = f"register tile {tiling.MR} x {tiling.VECTORS * lanes} of {self.dtype}"
+            lines.append(
+                f"  {tile}, vectors of {lanes}; " + ("parallel" if self.program.parallel else "serial")
+            )
+            lines.append("  blocks: " + ", ".join(f"{name} {size}" for name, size in self.blocks.items()))
+            lines.append(
+                f"  scratch: {self.scratch_bytes:,} bytes a thread, {self.shared_bytes:,} shared; "
+                f"{self.program.pieces} pieces of work"
+            )
+        lines.append(f"  {self.geometry.flops:,} floating-point operations")
+        return "\n".join(lines)
+
+
+def choose(algorithm: str) -> tuple[str, str]:
+    """The algorithm that runs when the user asks for `algorithm`, and why."""
+    if algorithm == "auto":
+        return "direct", "faster than loops on every shape measured"
+    return algorithm, "asked for by name"
+
+
+@lru_cache(maxsize=1024)
+def plan_forward(
+    g: Geometry, dtype: np.dtype, algorithm: str, bias: bool, x: Strides, w: Strides, y: Strides
+) -> Plan:
+    """Plan of y = conv2d(x, weight); strides count elements, in the order N, C, H, W."""
+    chosen, reason = choose(algorithm)
+    if chosen == "loops":
+        return Plan("forward", g, dtype, chosen, reason)
+    F = g.F // g.groups
+    product = Product(
+        x="x",
+        x_strides=x,
+        H=g.H,
+        W=g.W,
+        weight=Address("weight"),
+        w_strides=(F * w[0], *w),
+        bias="bias" if bias else None,
+        y=Address("y"),
+        y_strides=y,
+        N=g.N,
+        C=g.C // g.groups,
+        F=F,
+        OH=g.OH,
+        OW=g.OW,
+        KH=g.KH,
+        KW=g.KW,
+        groups=g.groups,
+        stride=g.stride,
+        offset=(-g.padding[0], -g.padding[2]),
+        dilation=g.dilation,
+        accumulate=False,
+    )
+    return _of_products("forward", [product], g, dtype, reason)
+
+
+@lru_cache(maxsize=1024)
+def plan_input_grad(
+    g: Geometry, dtype: np.dtype, algorithm: str, accumulate: bool, y: Strides, w: Strides, x: Strides
+) -> Plan:
+    """Plan of dx; strides of dy, weight and dx."""
+    chosen, reason = choose(algorithm)
+    if chosen == "loops":
+        return Plan("input gradient", g, dtype, chosen, reason)
+    products = list(input_grad.products(g, y, w, x, accumulate))
+    return _of_products("input gradient", products, g, dtype, reason)
+
+
+@lru_cache(maxsize=1024)
+def plan_weight_grad(
+    g: Geometry, dtype: np.dtype, algorithm: str, accumulate: bool, x: Strides, y: Strides, w: Strides
+) -> Plan:
+    """Plan of dw; strides of x, dy and dw."""
+    chosen, reason = choose(algorithm)
+    if chosen == "loops":
+        return Plan("weight gradient", g, dtype, chosen, reason)
+    parallel = g.flops >= PARALLEL_FLOPS
+    lanes = tiling.lanes(dtype.itemsize)
+    in_rows = x[3] == 1 and y[3] == 1 and g.stride[1] <= 2
+    if g.C == g.groups and g.F <= MOST_MULTIPLIER * g.C and in_rows:
+        launch = _depthwise_weight_grad(g, x, y, w, accumulate)
+        program = Program([launch], {}, g.KH * g.KW * lanes, dtype, parallel)
+        return Plan("weight gradient", g, dtype, "direct", f"{reason}; depthwise", program, {"filters": 1})
+    seen = _without_gaps(g)
+    if seen is not g:
+        x = (x[0], x[1], x[2] * g.stride[0] // seen.stride[0], x[3] * g.stride[1] // seen.stride[1])
+    blocking = block_weight_grad(seen, dtype)
+    buffers = {"partial": weight_grad.partial_elements(seen, blocking)}
+    scratch = max(blocking.strip + blocking.panels, g.KH * g.KW * lanes)
+    launches = weight_grad.launches(seen, x, y, w, blocking, accumulate)
+    program = Program(launches, buffers, scratch, dtype, parallel)
+    blocks = {
+        "shares": blocking.shares,
+        "filters": blocking.FB,
+        "channels": blocking.CB,
+        "images": blocking.images,
+        "rows": blocking.rows,
+        "columns": blocking.columns,
+    }
+    return Plan("weight gradient", g, dtype, "direct", reason, program, blocks)
+
+
+@lru_cache(maxsize=1024)
+def plan_bias_grad(
+    shape: tuple[int, int, int, int], dtype: np.dtype, accumulate: bool, y: Strides, db: int
+) -> Program:
+    """Program of db; strides of dy and db."""
+    N, F, OH, OW = shape
+    values: dict[str, int | Address] = {
+        "dy": Address("dy"),
+        "db": Address("db"),
+        "db_f": db,
+        "accumulate": accumulate,
+    }
+    values |= dict(zip(("y_n", "y_f", "y_h", "y_w"), y, strict=True))
+    values |= {"N": N, "F": F, "OH": OH, "OW": OW}
+    launch = Launch(bias_grad.bias_grad, bias_grad.BIAS_GRAD, values, F)
+    parallel = N * F * OH * OW * dtype.itemsize >= PARALLEL_BYTES
+    return Program([launch], {}, tiling.lanes(dtype.itemsize), dtype, parallel)
+
+
+# -- blocking ----------------------------------------------------------------------------------------
+
+
+def block_forward(p: Product, dtype: np.dtype) -> forward.Blocking:
+    """Blocks of a forward nest, from the shape alone."""
+    lanes = tiling.lanes(dtype.itemsize)
+    line = 64 // dtype.itemsize
+    pixels = p.N * p.OH * p.OW
+    most = tiling.NC_BYTES // dtype.itemsize
+    blocks = max(1, -(-p.F // tiling.MC))
+    MC = _round_up(-(-p.F // blocks), tiling.MR)
+    chunks = max(-(-pixels // most), -(-PIECES // (p.groups * blocks)))
+    NC = min(most, max(_round_up(-(-pixels // chunks), lanes), 4 * lanes))
+    pitch = _round_up(NC + lanes, line)
+    pitch += line if pitch // line % 2 == 0 else 0
+    taps = max(1, p.KH * p.KW)
+    most_channels = max(1, tiling.PANEL_BYTES // dtype.itemsize // (taps * pitch))
+    KC = max(1, -(-p.C // max(1, -(-p.C // most_channels))))
+    batch_runs = p.x_strides[0] == 1 and p.x_strides[3] != 1 and p.x_strides[1] != 1
+    return forward.Blocking(batch_runs, NC, KC, MC, pitch, tiling.STRIP_BYTES // dtype.itemsize)
+
+
+def block_weight_grad(g: Geometry, dtype: np.dtype) -> weight_grad.Blocking:
+    """Blocks of the weight-gradient nest, from the shape alone."""
+    lanes = tiling.lanes(dtype.itemsize)
+    budget = tiling.PANEL_BYTES // dtype.itemsize
+    C, F = g.C // g.groups, g.F // g.groups
+    # A 1 x 1 kernel uses what was packed once per pixel only, so its blocks have to be larger.
+    most_C, most_F = (64, 128) if g.KH * g.KW > 1 else (256, 256)
+    CB = max(1, min(C, _round_up(-(-C // max(1, -(-C // most_C))), lanes)))
+    FB = _round_up(-(-F // -(-F // most_F)), tiling.MR)
+
+    def strip(images: int, rows: int, columns: int) -> int:
+        height = (rows - 1) * g.stride[0] + (g.KH - 1) * g.dilation[0] + 1
+        return images * height * ((columns - 1) * g.stride[1] + (g.KW - 1) * g.dilation[1] + 1) * CB
+
+    depth = tiling.DEPTH
+    columns = min(g.OW, depth)
+    while columns > 1 and strip(1, 1, columns) > budget:
+        columns = -(-columns // 2)
+    rows = max(1, min(g.OH, depth // columns))
+    while rows > 1 and strip(1, rows, columns) > budget:
+        rows -= 1
+    images = 1
+    if rows == g.OH and columns == g.OW:
+        images = max(1, min(g.N, depth // (rows * columns)))
+        while images > 1 and strip(images, rows, columns) > budget:
+            images -= 1
+    blocks = -(-g.N // images) * -(-g.OH // rows) * -(-g.OW // columns)
+    pieces = g.groups * -(-F // FB) * max(1, -(-C // CB))
+    shares = max(1, min(blocks, -(-PIECES // pieces)))
+    line = _round_up(CB * (g.KW if g.dilation[1] == 1 else 1), lanes)
+    return weight_grad.Blocking(
+        shares, FB, CB, images, rows, columns, line, strip(images, rows, columns) + lanes
+    )
+
+
+def _round_up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
+
+
+def _of_products(name: str, products: list[Product], g: Geometry, dtype: np.dtype, reason: str) -> Plan:
+    """Plan of dense problems that run one after the other."""
+    parallel = g.flops >= PARALLEL_FLOPS
+    lanes = tiling.lanes(dtype.itemsize)
+    row_by_row = all(p.C == 1 and p.x_strides[3] == 1 and p.stride[1] <= 2 for p in products)
+    # With filters to sum over, dx is depthwise only where each channel has one.
+    if row_by_row and g.C == g.groups and g.F <= MOST_MULTIPLIER * g.C:
+        launches = [_depthwise(p, g) for p in products]
+        program = Program(launches, {}, lanes, dtype, parallel)
+        return Plan(name, g, dtype, "direct", f"{reason}; depthwise", program, {"planes": 1})
+    products = [_flat(p) for p in products]
+    blockings = [block_forward(p, dtype) for p in products]
+    launches, scratch, panels = [], 0, 0
+    for p, b in zip(products, blockings, strict=True):
+        launches += forward.launches(p, b)
+        lines = b.KC * max(1, p.KH * p.KW) * b.pitch
+        scratch = max(scratch, b.MC * b.pitch + b.strip + lines + 2 * lanes)
+        panels = max(panels, forward.panel_elements(p))
+    program = Program(launches, {"panels": panels}, scratch, dtype, parallel)
+    b = blockings[0]
+    blocks = {"filters": b.MC, "pixels": b.NC, "channels": b.KC}
+    if name != "forward":
+        blocks = {"channels": b.MC, "pixels": b.NC, "filters": b.KC, "phases": len(products)}
+    return Plan(name, g, dtype, "direct", reason, program, blocks)
+
+
+def _flat(p: Product) -> Product:
+    """A 1 x 1 kernel sees no rows: where both arrays store them one after the other, they are one."""
+    one = p.KH == p.KW == 1 and p.stride == (1, 1) and p.offset == (0, 0)
+    same = (p.H, p.W) == (p.OH, p.OW) and p.x_strides[2] == p.W * p.x_strides[3]
+    if not (one and same and p.y_strides[2] == p.OW * p.y_strides[3]):
+        return p
+    return replace(p, H=1, W=p.H * p.W, OH=1, OW=p.OH * p.OW)
+
+
+def _without_gaps(g: Geometry) -> Geometry:
+    """A kernel of one row or column skips what its stride skips: the same problem on every stride-th pixel."""
+    stride, extents = list(g.stride), [g.H, g.W]
+    for axis, (taps, out, before) in enumerate(((g.KH, g.OH, g.padding[0]), (g.KW, g.OW, g.padding[2]))):
+        if taps == 1 and before == 0 and stride[axis] > 1:
+            extents[axis] = min(out, -(-extents[axis] // stride[axis]))
+            stride[axis] = 1
+    if tuple(stride) == g.stride:
+        return g
+    return replace(g, H=extents[0], W=extents[1], stride=(stride[0], stride[1]))
+
+
+def _depthwise(p: Product, g: Geometry) -> Launch:
+    """A product with one channel per group, as one launch of the depthwise nest."""
+    values: dict[str, int | Address] = {"x": Address(p.x), "weight": p.weight, "y": p.y}
+    values |= {"bias": 0 if p.bias is None else Address(p.bias), "accumulate": p.accumulate}
+    values |= dict(zip(("x_n", "x_c", "x_h"), p.x_strides[:3], strict=True))
+    values |= {"w_f": p.w_strides[0] // p.F, "w_c": p.w_strides[2]}
+    values |= {"w_kh": p.w_strides[3], "w_kw": p.w_strides[4]}
+    values |= dict(zip(("y_n", "y_f", "y_h", "y_w"), p.y_strides, strict=True))
+    values |= {"N": p.N, "H": p.H, "W": p.W, "OH": p.OH, "OW": p.OW, "KH": p.KH, "KW": p.KW}
+    values |= {"F": p.F * p.groups, "C": p.groups}
+    for name, pair in (("stride", p.stride), ("offset", p.offset), ("dilation", p.dilation)):
+        values |= {f"{name}_h": pair[0], f"{name}_w": pair[1]}
+    return Launch(depthwise.depthwise, depthwise.DEPTHWISE, values, p.N * p.F * p.groups)
+
+
+def _depthwise_weight_grad(g: Geometry, x: Strides, y: Strides, w: Strides, accumulate: bool) -> Launch:
+    """The weight gradient of one channel per group."""
+    values: dict[str, int | Address] = {"x": Address("x"), "dy": Address("dy"), "dw": Address("dw")}
+    values |= dict(zip(("x_n", "x_c", "x_h"), x[:3], strict=True))
+    values |= dict(zip(("y_n", "y_f", "y_h"), y[:3], strict=True))
+    values |= {"w_f": w[0], "w_kh": w[2], "w_kw": w[3], "accumulate": accumulate}
+    values |= {"N": g.N, "H": g.H, "W": g.W, "OH": g.OH, "OW": g.OW, "KH": g.KH, "KW": g.KW}
+    values |= {"F": g.F, "C": g.C}
+    offset = (-g.padding[0], -g.padding[2])
+    for name, pair in (("stride", g.stride), ("offset", offset), ("dilation", g.dilation)):
+        values |= {f"{name}_h": pair[0], f"{name}_w": pair[1]}
+    return Launch(depthwise.depthwise_weight_grad, depthwise.DEPTHWISE_WEIGHT_GRAD, values, g.F)

@@ -100,6 +100,14 @@ class KernelCache(caching.NullCache):
             warn_uncached(f"saving to {path.parent} failed ({error})")
 
 
+def cached(compiler: Any, function: Callable) -> None:
+    """Give a dispatcher or C function of `function` a :class:`KernelCache`, where there is a folder for it."""
+    try:
+        compiler._cache = KernelCache(function)
+    except RuntimeError as error:
+        warn_uncached(str(error))
+
+
 class Kernel:
     """A jitted kernel with one compiled form per dtype.
 
@@ -120,10 +128,7 @@ class Kernel:
         self._writes = writes
         if function is dispatcher:
             return
-        try:
-            dispatcher._cache = KernelCache(function)
-        except RuntimeError as error:
-            warn_uncached(str(error))
+        cached(dispatcher, function)
 
     def _normal_form(self, name: str, value: Any) -> types.Type:
         if isinstance(value, np.ndarray):

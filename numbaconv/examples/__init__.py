@@ -1,0 +1,1 @@
+"""Complete small programs, to read and to copy."""

@@ -1,0 +1,54 @@
+"""Tile and block sizes: the only file that knows the vector instructions of the host.
+
+The register tile is MR x NR: MR broadcast elements times NR = VECTORS * lanes vector elements, each pair one
+multiply-add. It has to fit the register file, MR * VECTORS accumulators + VECTORS loads + 1 broadcast, and to
+hold enough independent accumulators to cover the latency of a multiply-add (4 cycles, 2 a cycle: 8).
+"""
+
+from __future__ import annotations
+
+import llvmlite.binding as llvm
+from numba.core import config
+
+
+def host_features() -> frozenset[str]:
+    """Instruction sets that compiled code may use: the host's, or what Numba's variables override."""
+    if config.CPU_FEATURES is not None:
+        listed = str(config.CPU_FEATURES).split(",")
+        return frozenset(name[1:] for name in listed if name.startswith("+"))
+    if config.CPU_NAME not in (None, "", "host"):
+        return frozenset()
+    return frozenset(name for name, present in llvm.get_host_cpu_features().items() if present)
+
+
+FEATURES = host_features()
+AVX512 = "avx512f" in FEATURES
+AVX2 = "avx2" in FEATURES and "fma" in FEATURES
+NEON = "neon" in FEATURES
+# Without it a fused multiply-add is a library call; a product and a sum are as right, and faster.
+FMA = AVX512 or AVX2 or NEON
+
+VECTOR_BYTES = 64 if AVX512 else 32 if AVX2 else 16
+VECTORS = 2
+
+# AVX-512, 32 registers: 8 * 2 + 2 + 1 = 19. 12 x 2 is no faster on Zen 4 (117 of 118 GF/s both), and F is more
+# often a multiple of 8. AVX2, 16 registers: 6 * 2 + 2 + 1 = 15. NEON, 32 registers: 8 * 2 + 2 + 1 = 19.
+MR = 8 if AVX512 or NEON else 6
+
+# Columns of a chunk: a row of them is one line of the packed panel. An odd number of cache lines keeps the
+# rows from meeting in one set of L1.
+NC_BYTES = 15 * 64
+# The panel of a thread, K x NC elements, half of a 1 MiB L2.
+PANEL_BYTES = 512 * 1024
+# Rows of x on their way into the panel: half of L1.
+STRIP_BYTES = 16 * 1024
+# Pixels that a weight-gradient tile sums before it goes back to memory: its way there and back, 32 vectors, is
+# then 1% of the multiply-adds.
+DEPTH = 512
+# Filters whose sums wait in scratch while the panel is in use: MC x NC elements are at most 240 KiB.
+MC = 256
+
+
+def lanes(itemsize: int) -> int:
+    """Elements of a vector."""
+    return VECTOR_BYTES // itemsize

@@ -1,0 +1,224 @@
+"""Weight gradient: dw[f, c, kh, kw] = sum over n, oh, ow of dy[n, f, oh, ow] * x[n, c, what (kh, kw) reads].
+
+A product of F x pixels and pixels x (c, kh, kw). With the channels of a pixel side by side, the taps kw of a row
+and their channels are one stretch of memory, and the next pixel is `stride` pixels on: x is turned so
+once per block, and every tap reads it in place.
+
+    for a share of the images and rows, a block of FB filters, a block of CB channels:   one piece of work
+        for a block of images, rows and columns:                     so that the strip stays in L2
+            pack x into a strip [image, row, column][channel], dy into panels [pixel][filter % MR]
+            for kh: macro-kernel                                     partial sums [f][kh][kw, c]
+
+Pieces own their partial sums. How many shares there are depends on the shape alone, and :func:`add_shares`
+adds them in order: the same bits for any number of threads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..geometry import Geometry
+from . import tiling
+from .gemm import macro_kernel
+from .launch import Address, Launch, NestKernel
+from .packing import pack_output_grad, pack_pixels, write_run
+from .simd import (
+    claim,
+    lanes_of,
+    load,
+    moved,
+    pointer,
+    store,
+    transpose_block,
+    unpacked,
+    vector_add,
+    vector_load,
+    vector_store,
+)
+
+MR = tiling.MR
+
+
+@dataclass(frozen=True)
+class Blocking:
+    """Sizes of the nest: shares, FB filters and CB channels of a piece, the outputs of a block, elements of a line."""
+
+    shares: int
+    FB: int
+    CB: int
+    images: int
+    rows: int
+    columns: int
+    line: int
+    strip: int
+
+    @property
+    def panels(self) -> int:
+        """Elements of the packed dy of a block."""
+        return self.FB * self.images * self.rows * self.columns
+
+
+def partial_elements(g: Geometry, b: Blocking) -> int:
+    """Elements of the partial sums of all shares."""
+    C, F = g.C // g.groups, g.F // g.groups
+    taps_apart = g.KW if g.dilation[1] != 1 else 1
+    return b.shares * g.groups * -(-F // MR) * MR * -(-C // b.CB) * g.KH * taps_apart * b.line
+
+
+def launches(
+    g: Geometry,
+    x_strides: tuple[int, int, int, int],
+    y_strides: tuple[int, int, int, int],
+    w_strides: tuple[int, int, int, int],
+    b: Blocking,
+    accumulate: bool,
+) -> list[Launch]:
+    """Sum by shares, then add the shares; strides count elements of x, dy and dw."""
+    C, F = g.C // g.groups, g.F // g.groups
+    values: dict[str, int | Address] = {"x": Address("x"), "dy": Address("dy"), "dw": Address("dw")}
+    values |= {"partial": Address("partial"), "N": g.N, "H": g.H, "W": g.W, "OH": g.OH, "OW": g.OW}
+    values |= {"groups": g.groups, "C": C, "F": F, "KH": g.KH, "KW": g.KW, "accumulate": accumulate}
+    values |= dict(zip(("x_n", "x_c", "x_h", "x_w"), x_strides, strict=True))
+    values |= dict(zip(("y_n", "y_f", "y_h", "y_w"), y_strides, strict=True))
+    values |= dict(zip(("w_f", "w_c", "w_kh", "w_kw"), w_strides, strict=True))
+    offset = (-g.padding[0], -g.padding[2])
+    for name, pair in (("stride", g.stride), ("offset", offset), ("dilation", g.dilation)):
+        values |= {f"{name}_h": pair[0], f"{name}_w": pair[1]}
+    values |= {"shares": b.shares, "FB": b.FB, "CB": b.CB, "images": b.images, "rows": b.rows}
+    values |= {"columns": b.columns, "line": b.line, "strip_size": b.strip}
+    values |= {"apart": g.KW if g.dilation[1] != 1 else 1}
+    pieces = b.shares * g.groups * -(-F // b.FB) * -(-C // b.CB)
+    adding = Launch(add_shares, ADD_SHARES, values, g.F)
+    return [Launch(weight_grad, WEIGHT_GRAD, values, pieces), adding]
+
+
+WEIGHT_GRAD = (
+    "counter", "x", "x_n", "x_c", "x_h", "x_w", "H", "W", "dy", "y_n", "y_f", "y_h", "y_w", "partial",
+    "N", "OH", "OW", "groups", "C", "F", "KH", "KW", "stride_h", "stride_w", "offset_h", "offset_w",
+    "dilation_h", "dilation_w", "shares", "FB", "CB", "images", "rows", "columns", "line", "strip_size",
+    "scratch_size",
+)  # fmt: skip
+
+
+@NestKernel
+def weight_grad(scratch, arguments, worker):
+    """C and F are those of one group; a block is `images` x `rows` x `columns` outputs."""
+    (
+        _, x_address, x_n, x_c, x_h, x_w, H, W, dy_address, y_n, y_f, y_h, y_w, partial_address,
+        N, OH, OW, groups, C, F, KH, KW, stride_h, stride_w, offset_h, offset_w,
+        dilation_h, dilation_w, shares, FB, CB, images, rows, columns, line, strip_size, scratch_size,
+    ) = unpacked(arguments, 37)  # fmt: skip
+    x, dy, partial = (
+        pointer(x_address, scratch),
+        pointer(dy_address, scratch),
+        pointer(partial_address, scratch),
+    )
+    strip = moved(scratch, worker * scratch_size)
+    panels = moved(strip, strip_size)
+    f_blocks, c_blocks = (F + FB - 1) // FB, (C + CB - 1) // CB
+    h_blocks, w_blocks = (OH + rows - 1) // rows, (OW + columns - 1) // columns
+    blocks = (N + images - 1) // images * h_blocks * w_blocks
+    taps_apart = KW if dilation_w != 1 else 1  # how many stretches a row of taps is
+    f_pitch = c_blocks * KH * taps_apart * line
+    share_pitch = groups * ((F + MR - 1) // MR * MR) * f_pitch
+    while True:
+        piece = claim(arguments)
+        if piece >= shares * groups * f_blocks * c_blocks:
+            return 0
+        rest, c_block = divmod(piece, c_blocks)
+        rest, f_block = divmod(rest, f_blocks)
+        share, group = divmod(rest, groups)
+        f, c = f_block * FB, c_block * CB
+        filters, channels = min(FB, F - f), min(CB, C - c)
+        stretch = channels * (KW // taps_apart)
+        sums = moved(partial, share * share_pitch + group * ((F + MR - 1) // MR * MR) * f_pitch)
+        sums = moved(sums, f * f_pitch + c_block * KH * taps_apart * line)
+        first, last = share * blocks // shares, (share + 1) * blocks // shares
+        for block in range(first, max(last, 1)):  # one of no images writes the zeros of an empty batch
+            rest, w_block = divmod(block, w_blocks)
+            image_block, h_block = divmod(rest, h_blocks)
+            n, oh, ow = image_block * images, h_block * rows, w_block * columns
+            depth, height, width = min(images, N - n), min(rows, OH - oh), min(columns, OW - ow)
+            strip_rows = (height - 1) * stride_h + (KH - 1) * dilation_h + 1
+            strip_columns = (width - 1) * stride_w + (KW - 1) * dilation_w + 1
+            pack_pixels(
+                strip, moved(x, n * x_n + (group * C + c) * x_c), x_n, x_c, x_h, x_w, H, W, depth, strip_rows,
+                strip_columns, channels, oh * stride_h + offset_h, ow * stride_w + offset_w,
+            )  # fmt: skip
+            pack_output_grad(
+                panels, MR, moved(dy, n * y_n + (group * F + f) * y_f + oh * y_h + ow * y_w), y_n, y_f, y_h, y_w,
+                depth, height, width, filters,
+            )  # fmt: skip
+            pixel = channels
+            pitches = (
+                strip_rows * strip_columns * pixel, stride_h * strip_columns * pixel, stride_w * pixel,
+            )  # fmt: skip
+            for kh in range(KH):
+                for kw in range(taps_apart):
+                    b = moved(strip, (kh * dilation_h * strip_columns + kw * dilation_w) * pixel)
+                    out = moved(sums, (kh * taps_apart + kw) * line)
+                    macro_kernel(
+                        filters, stretch, (depth, height, width), pitches, panels, depth * height * width * MR,
+                        b, out, f_pitch, block == first,
+                    )  # fmt: skip
+
+
+ADD_SHARES = (
+    "counter", "partial", "dw", "w_f", "w_c", "w_kh", "w_kw", "groups", "F", "C", "KH", "KW", "apart",
+    "shares", "CB", "line", "accumulate", "scratch_size",
+)  # fmt: skip
+
+
+@NestKernel
+def add_shares(scratch, arguments, worker):
+    """dw (+)= the partial sums of all shares, added in their order."""
+    (
+        _, partial_address, dw_address, w_f, w_c, w_kh, w_kw, groups, F, C, KH, KW, taps_apart, shares, CB, line,
+        accumulate, scratch_size,
+    ) = unpacked(arguments, 18)  # fmt: skip
+    partial, dw = pointer(partial_address, scratch), pointer(dw_address, scratch)
+    stage = moved(scratch, worker * scratch_size)
+    lanes = lanes_of(scratch)
+    taps = KH * KW
+    together = KW // taps_apart
+    c_blocks = (C + CB - 1) // CB
+    f_pitch = c_blocks * KH * taps_apart * line
+    padded_F = (F + MR - 1) // MR * MR
+    share_pitch = groups * padded_F * f_pitch
+    in_order = w_kw == 1 and w_kh == KW and not accumulate
+    while True:
+        piece = claim(arguments)
+        if piece >= groups * F:
+            return 0
+        group, f = divmod(piece, F)
+        for c in range(0, C, lanes):
+            # A block of channels may end between two multiples of lanes of the stage.
+            count = min(lanes, C - c)
+            c_block, inner = divmod(c, CB)
+            width = min(CB, C - c_block * CB)
+            for tap in range(taps):
+                kh, kw = divmod(tap, KW)
+                apart, along = divmod(kw, together)
+                source = moved(partial, (group * padded_F + f) * f_pitch)
+                source = moved(
+                    source, ((c_block * KH + kh) * taps_apart + apart) * line + along * width + inner
+                )
+                total = vector_load(source, 0)
+                for share in range(1, shares):
+                    total = vector_add(total, vector_load(source, share * share_pitch))
+                vector_store(stage, tap * lanes, total)
+            out = moved(dw, (group * F + f) * w_f + c * w_c)
+            if taps == 1:
+                write_run(out, w_c, stage, count, accumulate)
+            elif in_order:
+                for tap in range(0, taps, lanes):
+                    transpose_block(
+                        moved(out, tap), w_c, moved(stage, tap * lanes), lanes, min(lanes, taps - tap), count
+                    )
+            else:
+                for i in range(count):
+                    for tap in range(taps):
+                        kh, kw = divmod(tap, KW)
+                        place = i * w_c + kh * w_kh + kw * w_kw
+                        value = load(stage, tap * lanes + i)
+                        store(out, place, load(out, place) + value if accumulate else value)
