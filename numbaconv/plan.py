@@ -8,13 +8,17 @@ from typing import Any
 
 import numpy as np
 
+from .arrays import Array
 from .geometry import Geometry
-from .kernels import bias_grad, depthwise, forward, input_grad, tiling, weight_grad
+from .kernels import bias_grad, depthwise, forward, input_grad, loops, tiling, weight_grad
 from .kernels.forward import Product
 from .kernels.launch import Address, Launch, Program
 
 ALGORITHMS = ("auto", "loops", "direct")
 Strides = tuple[int, int, int, int]
+Axes = tuple[int, int, int, int]
+
+NO_BIAS = {np.dtype(kind): np.empty(0, kind) for kind in (np.float32, np.float64)}
 
 # A parallel start costs 15 to 35 microseconds, in which one core does 2 to 4 million operations.
 PARALLEL_FLOPS = 4_000_000
@@ -46,7 +50,8 @@ def check_algorithm(algorithm: Any) -> str:
 class Plan:
     """What runs for one pass: printable, and the same for any number of threads.
 
-    `program` is None where the pass runs as plain loops.
+    `program` is None where the pass runs as plain loops. Arrays come in the user's layout; `axes` says where
+    N, C, H and W stand in it.
     """
 
     name: str
@@ -54,6 +59,9 @@ class Plan:
     dtype: np.dtype
     algorithm: str
     reason: str
+    axes: tuple[int, int, int, int]
+    flip: bool
+    accumulate: bool
     program: Program | None = None
     blocks: dict[str, int] = field(default_factory=dict)
 
@@ -66,6 +74,28 @@ class Plan:
     def shared_bytes(self) -> int:
         """Scratch memory that all workers share: packed weights, partial sums."""
         return self.program.shared * self.dtype.itemsize if self.program else 0
+
+    def run(self, a: Array, b: Array, bias: Array | None, out: Array) -> bool:
+        """Run on (x, weight, bias, y), (dy, weight, None, dx) or (x, dy, None, dw).
+
+        False if an array is not aligned, and nothing was done.
+        """
+        if self.program is not None:
+            return self.program.run(a, b, NO_BIAS[self.dtype] if bias is None else bias, out)
+        g = self.geometry
+        numbers = g.stride, g.dilation, g.padding, g.groups, self.accumulate
+        turned = (slice(None), slice(None)) + (slice(None, None, -1 if self.flip else 1),) * 2
+        if not all(array is None or array.flags.aligned for array in (a, b, bias, out)):
+            return False
+        a = a.transpose(self.axes)
+        if self.name == "forward":
+            bias = NO_BIAS[self.dtype] if bias is None else bias
+            loops.forward(a, b[turned], bias, out.transpose(self.axes), *numbers)
+        elif self.name == "input gradient":
+            loops.input_grad(a, b[turned], out.transpose(self.axes), *numbers)
+        else:
+            loops.weight_grad(a, b.transpose(self.axes), out[turned], *numbers)
+        return True
 
     def __str__(self) -> str:
         lines = [f"{self.name}: {self.algorithm} ({self.reason})"]
@@ -93,21 +123,32 @@ def choose(algorithm: str) -> tuple[str, str]:
 
 @lru_cache(maxsize=1024)
 def plan_forward(
-    g: Geometry, dtype: np.dtype, algorithm: str, bias: bool, x: Strides, w: Strides, y: Strides
+    g: Geometry,
+    dtype: np.dtype,
+    algorithm: str,
+    axes: Axes,
+    flip: bool,
+    x: Strides,
+    w: Strides,
+    bias: int | None,
+    y: Strides,
 ) -> Plan:
-    """Plan of y = conv2d(x, weight); strides count elements, in the order N, C, H, W."""
-    chosen, reason = choose(algorithm)
-    if chosen == "loops":
-        return Plan("forward", g, dtype, chosen, reason)
+    """Plan of y = conv2d(x, weight, bias); strides count elements of the arrays in the user's layout."""
+    plan = Plan("forward", g, dtype, *choose(algorithm), axes, flip, False)
+    if plan.algorithm == "loops":
+        return plan
+    x, y = _nchw(x, axes), _nchw(y, axes)
+    start, w = _turned(g, w, flip)
     F = g.F // g.groups
     product = Product(
         x="x",
         x_strides=x,
         H=g.H,
         W=g.W,
-        weight=Address("weight"),
+        weight=Address("weight", start),
         w_strides=(F * w[0], *w),
-        bias="bias" if bias else None,
+        bias=None if bias is None else "bias",
+        bias_step=bias or 0,
         y=Address("y"),
         y_strides=y,
         N=g.N,
@@ -123,44 +164,64 @@ def plan_forward(
         dilation=g.dilation,
         accumulate=False,
     )
-    return _of_products("forward", [product], g, dtype, reason)
+    return _of_products(plan, [product], ("x", "weight", "bias", "y"))
 
 
 @lru_cache(maxsize=1024)
 def plan_input_grad(
-    g: Geometry, dtype: np.dtype, algorithm: str, accumulate: bool, y: Strides, w: Strides, x: Strides
+    g: Geometry,
+    dtype: np.dtype,
+    algorithm: str,
+    axes: Axes,
+    flip: bool,
+    accumulate: bool,
+    y: Strides,
+    w: Strides,
+    x: Strides,
 ) -> Plan:
-    """Plan of dx; strides of dy, weight and dx."""
-    chosen, reason = choose(algorithm)
-    if chosen == "loops":
-        return Plan("input gradient", g, dtype, chosen, reason)
-    products = list(input_grad.products(g, y, w, x, accumulate))
-    return _of_products("input gradient", products, g, dtype, reason)
+    """Plan of dx; strides count elements of dy, weight and dx in the user's layout."""
+    plan = Plan("input gradient", g, dtype, *choose(algorithm), axes, flip, accumulate)
+    if plan.algorithm == "loops":
+        return plan
+    start, w = _turned(g, w, flip)
+    products = list(input_grad.products(g, _nchw(y, axes), start, w, _nchw(x, axes), accumulate))
+    return _of_products(plan, products, ("dy", "weight", "bias", "dx"))
 
 
 @lru_cache(maxsize=1024)
 def plan_weight_grad(
-    g: Geometry, dtype: np.dtype, algorithm: str, accumulate: bool, x: Strides, y: Strides, w: Strides
+    g: Geometry,
+    dtype: np.dtype,
+    algorithm: str,
+    axes: Axes,
+    flip: bool,
+    accumulate: bool,
+    x: Strides,
+    y: Strides,
+    w: Strides,
 ) -> Plan:
-    """Plan of dw; strides of x, dy and dw."""
-    chosen, reason = choose(algorithm)
-    if chosen == "loops":
-        return Plan("weight gradient", g, dtype, chosen, reason)
+    """Plan of dw; strides count elements of x, dy and dw in the user's layout."""
+    plan = Plan("weight gradient", g, dtype, *choose(algorithm), axes, flip, accumulate)
+    if plan.algorithm == "loops":
+        return plan
+    x, y = _nchw(x, axes), _nchw(y, axes)
+    start, w = _turned(g, w, flip)
+    names = ("x", "dy", "bias", "dw")
     parallel = g.flops >= PARALLEL_FLOPS
     lanes = tiling.lanes(dtype.itemsize)
     in_rows = x[3] == 1 and y[3] == 1 and g.stride[1] <= 2
     if g.C == g.groups and g.F <= MOST_MULTIPLIER * g.C and in_rows:
-        launch = _depthwise_weight_grad(g, x, y, w, accumulate)
-        program = Program([launch], {}, g.KH * g.KW * lanes, dtype, parallel)
-        return Plan("weight gradient", g, dtype, "direct", f"{reason}; depthwise", program, {"filters": 1})
+        launch = _depthwise_weight_grad(g, x, y, start, w, accumulate)
+        program = Program([launch], names, {}, g.KH * g.KW * lanes, dtype, parallel)
+        return replace(plan, reason=f"{plan.reason}; depthwise", program=program, blocks={"filters": 1})
     seen = _without_gaps(g)
     if seen is not g:
         x = (x[0], x[1], x[2] * g.stride[0] // seen.stride[0], x[3] * g.stride[1] // seen.stride[1])
     blocking = block_weight_grad(seen, dtype)
     buffers = {"partial": weight_grad.partial_elements(seen, blocking)}
     scratch = max(blocking.strip + blocking.panels, g.KH * g.KW * lanes)
-    launches = weight_grad.launches(seen, x, y, w, blocking, accumulate)
-    program = Program(launches, buffers, scratch, dtype, parallel)
+    launches = weight_grad.launches(seen, x, y, start, w, blocking, accumulate)
+    program = Program(launches, names, buffers, scratch, dtype, parallel)
     blocks = {
         "shares": blocking.shares,
         "filters": blocking.FB,
@@ -169,7 +230,7 @@ def plan_weight_grad(
         "rows": blocking.rows,
         "columns": blocking.columns,
     }
-    return Plan("weight gradient", g, dtype, "direct", reason, program, blocks)
+    return replace(plan, program=program, blocks=blocks)
 
 
 @lru_cache(maxsize=1024)
@@ -188,7 +249,8 @@ def plan_bias_grad(
     values |= {"N": N, "F": F, "OH": OH, "OW": OW}
     launch = Launch(bias_grad.bias_grad, bias_grad.BIAS_GRAD, values, F)
     parallel = N * F * OH * OW * dtype.itemsize >= PARALLEL_BYTES
-    return Program([launch], {}, tiling.lanes(dtype.itemsize), dtype, parallel)
+    names = ("dy", "", "db", "")
+    return Program([launch], names, {}, tiling.lanes(dtype.itemsize), dtype, parallel)
 
 
 # -- blocking ----------------------------------------------------------------------------------------
@@ -252,16 +314,29 @@ def _round_up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 
 
-def _of_products(name: str, products: list[Product], g: Geometry, dtype: np.dtype, reason: str) -> Plan:
+def _nchw(strides: Strides, axes: Axes) -> Strides:
+    n, c, h, w = axes
+    return strides[n], strides[c], strides[h], strides[w]
+
+
+def _turned(g: Geometry, w: Strides, flip: bool) -> tuple[int, Strides]:
+    """First element and strides of the weight that the nest reads: the kernel, or the turned one."""
+    if not flip:
+        return 0, w
+    return (g.KH - 1) * w[2] + (g.KW - 1) * w[3], (w[0], w[1], -w[2], -w[3])
+
+
+def _of_products(plan: Plan, products: list[Product], names: tuple[str, ...]) -> Plan:
     """Plan of dense problems that run one after the other."""
+    g, dtype = plan.geometry, plan.dtype
     parallel = g.flops >= PARALLEL_FLOPS
     lanes = tiling.lanes(dtype.itemsize)
     row_by_row = all(p.C == 1 and p.x_strides[3] == 1 and p.stride[1] <= 2 for p in products)
     # With filters to sum over, dx is depthwise only where each channel has one.
     if row_by_row and g.C == g.groups and g.F <= MOST_MULTIPLIER * g.C:
-        launches = [_depthwise(p, g) for p in products]
-        program = Program(launches, {}, lanes, dtype, parallel)
-        return Plan(name, g, dtype, "direct", f"{reason}; depthwise", program, {"planes": 1})
+        launches = [_depthwise(p) for p in products]
+        program = Program(launches, names, {}, lanes, dtype, parallel)
+        return replace(plan, reason=f"{plan.reason}; depthwise", program=program, blocks={"planes": 1})
     products = [_flat(p) for p in products]
     blockings = [block_forward(p, dtype) for p in products]
     launches, scratch, panels = [], 0, 0
@@ -270,12 +345,12 @@ def _of_products(name: str, products: list[Product], g: Geometry, dtype: np.dtyp
         lines = b.KC * max(1, p.KH * p.KW) * b.pitch
         scratch = max(scratch, b.MC * b.pitch + b.strip + lines + 2 * lanes)
         panels = max(panels, forward.panel_elements(p))
-    program = Program(launches, {"panels": panels}, scratch, dtype, parallel)
+    program = Program(launches, names, {"panels": panels}, scratch, dtype, parallel)
     b = blockings[0]
     blocks = {"filters": b.MC, "pixels": b.NC, "channels": b.KC}
-    if name != "forward":
+    if plan.name != "forward":
         blocks = {"channels": b.MC, "pixels": b.NC, "filters": b.KC, "phases": len(products)}
-    return Plan(name, g, dtype, "direct", reason, program, blocks)
+    return replace(plan, program=program, blocks=blocks)
 
 
 def _flat(p: Product) -> Product:
@@ -299,10 +374,11 @@ def _without_gaps(g: Geometry) -> Geometry:
     return replace(g, H=extents[0], W=extents[1], stride=(stride[0], stride[1]))
 
 
-def _depthwise(p: Product, g: Geometry) -> Launch:
+def _depthwise(p: Product) -> Launch:
     """A product with one channel per group, as one launch of the depthwise nest."""
     values: dict[str, int | Address] = {"x": Address(p.x), "weight": p.weight, "y": p.y}
-    values |= {"bias": 0 if p.bias is None else Address(p.bias), "accumulate": p.accumulate}
+    values |= {"bias": 0 if p.bias is None else Address(p.bias), "bias_f": p.bias_step}
+    values |= {"accumulate": p.accumulate}
     values |= dict(zip(("x_n", "x_c", "x_h"), p.x_strides[:3], strict=True))
     values |= {"w_f": p.w_strides[0] // p.F, "w_c": p.w_strides[2]}
     values |= {"w_kh": p.w_strides[3], "w_kw": p.w_strides[4]}
@@ -314,9 +390,11 @@ def _depthwise(p: Product, g: Geometry) -> Launch:
     return Launch(depthwise.depthwise, depthwise.DEPTHWISE, values, p.N * p.F * p.groups)
 
 
-def _depthwise_weight_grad(g: Geometry, x: Strides, y: Strides, w: Strides, accumulate: bool) -> Launch:
+def _depthwise_weight_grad(
+    g: Geometry, x: Strides, y: Strides, start: int, w: Strides, accumulate: bool
+) -> Launch:
     """The weight gradient of one channel per group."""
-    values: dict[str, int | Address] = {"x": Address("x"), "dy": Address("dy"), "dw": Address("dw")}
+    values: dict[str, int | Address] = {"x": Address("x"), "dy": Address("dy"), "dw": Address("dw", start)}
     values |= dict(zip(("x_n", "x_c", "x_h"), x[:3], strict=True))
     values |= dict(zip(("y_n", "y_f", "y_h"), y[:3], strict=True))
     values |= {"w_f": w[0], "w_kh": w[2], "w_kw": w[3], "accumulate": accumulate}

@@ -34,7 +34,7 @@ from .simd import (
 )
 
 DEPTHWISE = (
-    "counter", "x", "x_n", "x_c", "x_h", "H", "W", "weight", "w_f", "w_c", "w_kh", "w_kw", "bias", "y", "y_n", "y_f",
+    "counter", "x", "x_n", "x_c", "x_h", "H", "W", "weight", "w_f", "w_c", "w_kh", "w_kw", "bias", "bias_f", "y", "y_n", "y_f",
     "y_h", "y_w", "N", "OH", "OW", "F", "C", "KH", "KW", "stride_h", "stride_w", "offset_h", "offset_w",
     "dilation_h", "dilation_w", "accumulate", "scratch_size",
 )  # fmt: skip
@@ -60,10 +60,10 @@ def row_vector(row, w, stride, W, count):
 def depthwise(scratch, arguments, worker):
     """Requires unit steps along rows of x and stride_w 1 or 2. C counts the filters' channels: 1 sum per channel."""
     (
-        _, x_address, x_n, x_c, x_h, H, W, weight_address, w_f, w_c, w_kh, w_kw, bias_address, y_address, y_n, y_f,
+        _, x_address, x_n, x_c, x_h, H, W, weight_address, w_f, w_c, w_kh, w_kw, bias_address, bias_f, y_address, y_n, y_f,
         y_h, y_w, N, OH, OW, F, C, KH, KW, stride_h, stride_w, offset_h, offset_w,
         dilation_h, dilation_w, accumulate, scratch_size,
-    ) = unpacked(arguments, 33)  # fmt: skip
+    ) = unpacked(arguments, 34)  # fmt: skip
     x, weight = pointer(x_address, scratch), pointer(weight_address, scratch)
     bias, y = pointer(bias_address, scratch), pointer(y_address, scratch)
     stage = moved(scratch, worker * scratch_size)
@@ -91,7 +91,7 @@ def depthwise(scratch, arguments, worker):
                         pixels = row_vector(row, w, stride_w, width, lanes)
                         total = vector_multiply_add(tap, pixels, total)
                 if bias_address != 0:
-                    total = vector_add(total, vector_fill(scratch, load(bias, f)))
+                    total = vector_add(total, vector_fill(scratch, load(bias, f * bias_f)))
                 vector_store(stage, 0, total)
                 write_run(moved(out, ow * y_w), y_w, stage, count, accumulate)
 

@@ -40,6 +40,7 @@ class Product:
     weight: Address
     w_strides: tuple[int, int, int, int, int]
     bias: str | None
+    bias_step: int
     y: Address
     y_strides: tuple[int, int, int, int]
     N: int
@@ -77,7 +78,7 @@ def launches(p: Product, b: Blocking) -> list[Launch]:
         pack_weight, PACK_WEIGHT, {"weight": p.weight, **weight, **panels, **sizes}, p.groups * -(-p.F // MR)
     )
     values: dict[str, int | Address] = {"x": Address(p.x), "y": p.y, **panels, **sizes}
-    values |= {"bias": 0 if p.bias is None else Address(p.bias)}
+    values |= {"bias": 0 if p.bias is None else Address(p.bias), "bias_f": p.bias_step}
     values |= dict(zip(("x_n", "x_c", "x_h", "x_w"), p.x_strides, strict=True))
     values |= dict(zip(("y_n", "y_f", "y_h", "y_w"), p.y_strides, strict=True))
     for name, pair in (("stride", p.stride), ("offset", p.offset), ("dilation", p.dilation)):
@@ -95,7 +96,7 @@ def panel_elements(p: Product) -> int:
 
 
 FORWARD = (
-    "counter", "x", "x_n", "x_c", "x_h", "x_w", "H", "W", "panels", "bias", "y", "y_n", "y_f", "y_h", "y_w",
+    "counter", "x", "x_n", "x_c", "x_h", "x_w", "H", "W", "panels", "bias", "bias_f", "y", "y_n", "y_f", "y_h", "y_w",
     "N", "OH", "OW", "groups", "C", "F", "KH", "KW", "stride_h", "stride_w", "offset_h", "offset_w",
     "dilation_h", "dilation_w", "batch_runs", "NC", "KC", "MC", "pitch", "strip_size", "accumulate", "scratch_size",
 )  # fmt: skip
@@ -105,10 +106,10 @@ FORWARD = (
 def forward(scratch, arguments, worker):
     """C and F are those of one group; KC counts channels, NC pixels; pitch >= NC + lanes."""
     (
-        _, x_address, x_n, x_c, x_h, x_w, H, W, panels_address, bias_address, y_address, y_n, y_f, y_h, y_w,
+        _, x_address, x_n, x_c, x_h, x_w, H, W, panels_address, bias_address, bias_f, y_address, y_n, y_f, y_h, y_w,
         N, OH, OW, groups, C, F, KH, KW, stride_h, stride_w, offset_h, offset_w,
         dilation_h, dilation_w, batch_runs, NC, KC, MC, pitch, strip_size, accumulate, scratch_size,
-    ) = unpacked(arguments, 37)  # fmt: skip
+    ) = unpacked(arguments, 38)  # fmt: skip
     x, y = pointer(x_address, scratch), pointer(y_address, scratch)
     panels, bias = pointer(panels_address, scratch), pointer(bias_address, scratch)
     sums = moved(scratch, worker * scratch_size)
@@ -142,7 +143,7 @@ def forward(scratch, arguments, worker):
                 rows, count, (1, 1, channels * taps), (0, 0, pitch), a, a_pitch, panel, sums, pitch, c == 0
             )
         unpack_output(
-            sums, pitch, rows, (moved(bias, group * F + f), bias_address != 0), moved(y, (group * F + f) * y_f),
+            sums, pitch, rows, (moved(bias, (group * F + f) * bias_f), bias_f, bias_address != 0), moved(y, (group * F + f) * y_f),
             y_n, y_f, y_h, y_w, N, OH, OW, batch_runs, start, count, accumulate,
         )  # fmt: skip
 

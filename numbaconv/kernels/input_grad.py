@@ -56,11 +56,13 @@ def phases(extent: int, taps: int, stride: int, dilation: int, padding: int) -> 
 def products(
     g: Geometry,
     y_strides: tuple[int, int, int, int],
+    start: int,
     w_strides: tuple[int, int, int, int],
     x_strides: tuple[int, int, int, int],
     accumulate: bool,
 ) -> Iterator[Product]:
-    """The dense problems whose results together are dx; strides count elements of dy, weight and dx."""
+    """The dense problems whose results together are dx; strides count elements of dy, of the
+    weight, whose first tap is element `start`, and of dx."""
     F, C = g.F // g.groups, g.C // g.groups
     x_n, x_c, x_h, x_w = x_strides
     w_f, w_c, w_kh, w_kw = w_strides
@@ -72,9 +74,10 @@ def products(
                 x_strides=y_strides,
                 H=g.OH,
                 W=g.OW,
-                weight=Address("weight", v.first_tap * w_kh + u.first_tap * w_kw),
+                weight=Address("weight", start + v.first_tap * w_kh + u.first_tap * w_kw),
                 w_strides=(F * w_f, w_c, w_f, v.tap_step * w_kh, u.tap_step * w_kw),
                 bias=None,
+                bias_step=0,
                 y=Address("dx", v.start * x_h + u.start * x_w),
                 y_strides=(x_n, x_c, g.stride[0] * x_h, g.stride[1] * x_w),
                 N=g.N,

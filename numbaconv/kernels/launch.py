@@ -7,9 +7,10 @@ parallel driver starts any of them by its address, so that no kernel is compiled
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from numba import get_num_threads, njit, prange, types
 from numba.core.ccallback import CFunc
 from numba.extending import intrinsic
 
+from ..arrays import Array
 from .jit import cached
 
 NUMBA_DTYPES = {np.dtype(np.float32): types.float32, np.dtype(np.float64): types.float64}
@@ -37,11 +39,76 @@ def call(typingctx, address, scratch, arguments, worker):
     return types.int64(types.int64, types.int64, types.int64, types.int64), generate
 
 
+# A program in integers: sizes, then (address, first argument, pieces) of each launch, then (argument, source,
+# offset in bytes) of each argument that is an address, then the arguments.
+HEADER = 4
+
+
+@njit(error_model="numpy")
+def fill_addresses(sources, program, arguments):
+    """arguments = the program's, with sources[source] + offset where an address belongs."""
+    launches, slots = program[0], program[1]
+    start = HEADER + 3 * launches
+    for i in range(arguments.size):
+        arguments[i] = program[start + 3 * slots + i]
+    for i in range(slots):
+        place = start + 3 * i
+        arguments[program[place]] = sources[program[place + 1]] + program[place + 2]
+
+
+@njit(error_model="numpy")
+def prepare(a, b, c, out, program, memory):
+    """(arguments, address of the workers' scratch), or (no arguments, 0) where an array is not aligned."""
+    # Addresses are unsigned, and unsigned with signed would be a float.
+    base = (np.int64(memory.ctypes.data) + 63) // 64 * 64
+    addresses = np.int64(a.ctypes.data), np.int64(b.ctypes.data), np.int64(c.ctypes.data), np.int64(out.ctypes.data)
+    sources = (*addresses, base)
+    for source in sources:
+        if source % a.itemsize != 0:
+            return np.empty(0, np.int64), 0
+    arguments = np.empty(program[2], np.int64)
+    fill_addresses(sources, program, arguments)
+    return arguments, base + program[3]
+
+
+@njit(nogil=True, error_model="numpy")
+def run_serial(a, b, c, out, program, memory, workers):
+    """Every launch on this thread; False where an array is not aligned, and nothing was done."""
+    arguments, scratch = prepare(a, b, c, out, program, memory)
+    if arguments.size == 0:
+        return False
+    first = np.int64(arguments.ctypes.data)
+    for i in range(program[0]):
+        place = HEADER + 3 * i
+        call(program[place], scratch, first + 8 * program[place + 1], 0)
+    return True
+
+
 @njit(parallel=True, nogil=True, error_model="numpy")
-def start_workers(address, scratch, arguments, workers):
-    """One worker per iteration; what they write is divided by the counter in the arguments."""
-    for worker in prange(workers):
-        call(address, scratch, arguments, np.int64(worker))
+def run_parallel(a, b, c, out, program, memory, workers):
+    """Every launch on `workers` threads, one iteration each; what they write is divided by the launch's counter."""
+    arguments, scratch = prepare(a, b, c, out, program, memory)
+    if arguments.size == 0:
+        return False
+    first = np.int64(arguments.ctypes.data)
+    for i in range(program[0]):
+        place = HEADER + 3 * i
+        address, start = program[place], first + 8 * program[place + 1]
+        for worker in prange(min(workers, program[place + 2])):
+            call(address, scratch, start, np.int64(worker))
+    return True
+
+
+@cache
+def entry_point(dtype: np.dtype, parallel: bool) -> Callable[..., bool]:
+    """The driver for arrays of `dtype` with any strides, compiled or loaded on first use."""
+    kind = NUMBA_DTYPES[dtype]
+    four, one = types.Array(kind, 4, "A"), types.Array(kind, 1, "A")
+    integers, memory = types.Array(types.int64, 1, "C"), types.Array(types.uint8, 1, "C")
+    dispatcher = run_parallel if parallel else run_serial
+    cached(dispatcher, dispatcher.py_func)
+    entry: Callable[..., bool] = dispatcher.compile((four, four, one, four, integers, memory, types.int64))
+    return entry
 
 
 class NestKernel:
@@ -56,40 +123,19 @@ class NestKernel:
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
         self.__name__, self.__doc__ = function.__name__, function.__doc__
-        self._compiled: dict[np.dtype, tuple[int, Any, Any]] = {}
+        self._compiled: dict[np.dtype, CFunc] = {}
 
-    def compiled(self, dtype: np.dtype) -> tuple[int, Any, Any]:
-        """(address, ctypes function, what keeps them alive), compiled or loaded on first use."""
-        entry = self._compiled.get(dtype)
-        if entry is None:
-            element = NUMBA_DTYPES[dtype]
-            kinds = (types.CPointer(element), types.CPointer(types.int64), types.int64)
+    def address(self, dtype: np.dtype) -> int:
+        """The address of its machine code, compiled or loaded on first use."""
+        function = self._compiled.get(dtype)
+        if function is None:
+            kinds = (types.CPointer(NUMBA_DTYPES[dtype]), types.CPointer(types.int64), types.int64)
             function = CFunc(self.function, (kinds, types.int64), {}, OPTIONS)
             cached(function, self.function)
             function.compile()
-            prototype = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
-            entry = (function.address, prototype(function.address), function)
-            self._compiled[dtype] = entry
-        return entry
-
-    def run(self, dtype: np.dtype, scratch: int, arguments: int, workers: int) -> None:
-        """Run on `workers` threads; `scratch` and `arguments` are addresses."""
-        address, function, _ = self.compiled(dtype)
-        if workers == 1:
-            function(scratch, arguments, 0)
-        else:
-            driver()(address, scratch, arguments, workers)
-
-
-_driver: list[Any] = []
-
-
-def driver() -> Any:
-    """The entry point of :func:`start_workers`, compiled or loaded on first use."""
-    if not _driver:
-        cached(start_workers, start_workers.py_func)
-        _driver.append(start_workers.compile((types.int64,) * 4))
-    return _driver[0]
+            self._compiled[dtype] = function
+        address: int = function.address
+        return address
 
 
 @dataclass(frozen=True)
@@ -117,6 +163,8 @@ class Program:
     ----------
     launches : sequence of Launch
         Run in order.
+    arrays : sequence of str
+        The names that addresses call the arrays of :meth:`run`.
     buffers : dict of str to int
         Elements of the scratch that all workers share, by name.
     scratch : int
@@ -125,57 +173,49 @@ class Program:
         Whether the work is worth more than one thread.
     """
 
-    # A started worker reads whole vectors; what follows a buffer is another one, or this slack.
+    # What is read in whole vectors may be read this far beyond its end.
     SLACK = 64
 
     def __init__(
         self,
         launches: Sequence[Launch],
+        arrays: Sequence[str],
         buffers: dict[str, int],
         scratch: int,
         dtype: np.dtype,
         parallel: bool,
     ) -> None:
-        self.dtype, self.parallel = dtype, parallel
-        self.launches = tuple(launches)
+        self.dtype, self.launches = dtype, tuple(launches)
         self.pieces = max((launch.pieces for launch in launches), default=0)
+        self.parallel = parallel and self.pieces > 1
         line = 64 // dtype.itemsize
-        self.offsets, total = {}, 0
+        sources = {name: (index, 0) for index, name in enumerate(arrays)}
+        self.shared = 0
         for name, size in buffers.items():
-            self.offsets[name] = total
-            total += -(-(size + self.SLACK) // line) * line
-        self.shared = total
+            sources[name] = (4, self.shared)
+            self.shared += -(-(size + self.SLACK) // line) * line
         self.scratch = -(-(scratch + self.SLACK) // line) * line
-        values, self._slots, self._starts = [], [], []
+
+        starts, slots, arguments = [], [], []
         for launch in launches:
-            self._starts.append(len(values))
+            starts.append((launch.kernel.address(dtype), len(arguments), launch.pieces))
+            values = launch.values | {"counter": 0, "scratch_size": self.scratch}
             for name in launch.names:
-                value = {"counter": 0, "scratch_size": self.scratch}.get(name)
-                value = launch.values[name] if value is None else value
+                value = values[name]
                 if isinstance(value, Address):
-                    self._slots.append((len(values), value.name, value.offset * dtype.itemsize))
+                    source, start = sources[value.name]
+                    slots.append((len(arguments), source, (start + value.offset) * dtype.itemsize))
                     value = 0
-                values.append(int(value))
-        self._template = np.array(values, np.int64)
+                arguments.append(int(value))
+        header = (len(starts), len(slots), len(arguments), self.shared * dtype.itemsize)
+        self._program = np.array([*header, *chain(*starts), *chain(*slots), *arguments], np.int64)
+        self._bytes = [(self.shared + self.scratch * n) * dtype.itemsize + 64 for n in (0, 1)]
+        self._serial = entry_point(dtype, False)
 
-    def run(self, arrays: dict[str, np.ndarray]) -> None:
-        """Run on arrays of the shapes and strides the program was made for, with as many workers as Numba has."""
-        workers = min(get_num_threads(), self.pieces) if self.parallel else 1
-        itemsize = self.dtype.itemsize
-        memory = np.empty((self.shared + self.scratch * workers) * itemsize + 64, np.uint8)
-        base = -(-address_of(memory) // 64) * 64
-        starts = {name: address_of(array) for name, array in arrays.items()}
-        starts |= {name: base + offset * itemsize for name, offset in self.offsets.items()}
-        arguments = self._template.copy()
-        for index, name, offset in self._slots:
-            arguments[index] = starts[name] + offset
-        first = address_of(arguments)
-        scratch = base + self.shared * itemsize
-        for launch, start in zip(self.launches, self._starts, strict=True):
-            launch.kernel.run(self.dtype, scratch, first + 8 * start, min(workers, launch.pieces))
-
-
-def address_of(array: np.ndarray) -> int:
-    """Address of the first element."""
-    address: int = array.__array_interface__["data"][0]
-    return address
+    def run(self, a: Array, b: Array, c: Array, out: Array) -> bool:
+        """Run on arrays of four, four, one and four dimensions; False if one is not aligned, and nothing was done."""
+        if not self.parallel or (threads := get_num_threads()) == 1:
+            return self._serial(a, b, c, out, self._program, np.empty(self._bytes[1], np.uint8), 1)
+        workers = min(threads, self.pieces)
+        memory = np.empty(self._bytes[0] + self.scratch * workers * self.dtype.itemsize, np.uint8)
+        return entry_point(self.dtype, True)(a, b, c, out, self._program, memory, workers)

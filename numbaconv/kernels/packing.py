@@ -219,7 +219,7 @@ def pack_input(
 def unpack_output(
     sums, pitch, rows, bias, y, y_n, y_f, y_h, y_w, N, OH, OW, batch_runs, start, pixels, accumulate
 ):
-    """y[f, pixel start + j] (+)= sums[f, j] + bias[f] for f < rows, j < pixels; bias may have length 0."""
+    """y[f, pixel start + j] (+)= sums[f, j] + bias[f] for f < rows, j < pixels; `bias` is (pointer, step, whether)."""
     lanes = lanes_of(sums)
     A, B, R = (OH, OW, N) if batch_runs else (N, OH, OW)
     step = y_n if batch_runs else y_w
@@ -227,8 +227,9 @@ def unpack_output(
     joined = not batch_runs and y_h == OW * y_w
     if joined:
         B, R = 1, OH * OW
-    for f in range(rows if bias[1] else 0):
-        value = vector_fill(sums, load(bias[0], f))
+    values, bias_step, biased = bias
+    for f in range(rows if biased else 0):
+        value = vector_fill(sums, load(values, f * bias_step))
         for j in range(0, pixels, lanes):
             vector_store(sums, f * pitch + j, vector_add(vector_load(sums, f * pitch + j), value))
     j = 0

@@ -69,13 +69,14 @@ def launches(
     g: Geometry,
     x_strides: tuple[int, int, int, int],
     y_strides: tuple[int, int, int, int],
+    start: int,
     w_strides: tuple[int, int, int, int],
     b: Blocking,
     accumulate: bool,
 ) -> list[Launch]:
-    """Sum by shares, then add the shares; strides count elements of x, dy and dw."""
+    """Sum by shares, then add the shares; strides count elements of x, dy and dw, which begins at `start`."""
     C, F = g.C // g.groups, g.F // g.groups
-    values: dict[str, int | Address] = {"x": Address("x"), "dy": Address("dy"), "dw": Address("dw")}
+    values: dict[str, int | Address] = {"x": Address("x"), "dy": Address("dy"), "dw": Address("dw", start)}
     values |= {"partial": Address("partial"), "N": g.N, "H": g.H, "W": g.W, "OH": g.OH, "OW": g.OW}
     values |= {"groups": g.groups, "C": C, "F": F, "KH": g.KH, "KW": g.KW, "accumulate": accumulate}
     values |= dict(zip(("x_n", "x_c", "x_h", "x_w"), x_strides, strict=True))
