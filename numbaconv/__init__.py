@@ -1,5 +1,6 @@
 """numbaconv: the convolution layer of deep learning as explicit Numba loops, for training on CPUs."""
 
+from .ahead import explain, warmup
 from .conv2d import Conv2D
 from .functional import conv2d, conv2d_bias_grad, conv2d_input_grad, conv2d_weight_grad
 
@@ -10,4 +11,6 @@ __all__ = [
     "conv2d_bias_grad",
     "conv2d_input_grad",
     "conv2d_weight_grad",
+    "explain",
+    "warmup",
 ]

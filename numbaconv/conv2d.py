@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .ahead import Explanation, explain
 from .arrays import Array
 from .functional import Pair, conv2d, conv2d_bias_grad, conv2d_input_grad, conv2d_weight_grad
 from .geometry import Padding, as_int, as_padding, as_pair, check_layout
@@ -237,6 +238,10 @@ class Conv2D:
                 raise ValueError(f"state[{name!r}] must have shape {own[name].shape}, got {array.shape}")
         for name, array in arrays.items():
             own[name][...] = array
+
+    def explain(self, input_shape: tuple[int, int, int, int]) -> Explanation:
+        """What the passes would run for an x of this shape in the layer's layout; see :func:`numbaconv.explain`."""
+        return explain(input_shape, self.weight.shape, dtype=self.dtype, **self._options())
 
     def _options(self) -> dict[str, Any]:
         return {

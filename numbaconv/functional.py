@@ -124,7 +124,7 @@ def conv2d(
     inputs = {"x": x, "weight": weight, "bias": bias}
     x = as_activation("x", x)
     weight = as_array("weight", weight, 4, "(F, C / groups, KH, KW)", x.dtype)
-    geometry = _geometry(x, weight.shape, options)
+    geometry = geometry_of(x, weight.shape, options)
     if bias is not None:
         bias = as_array("bias", bias, 1, "(F,)", x.dtype)
         if bias.shape[0] != geometry.F:
@@ -205,7 +205,7 @@ def conv2d_input_grad(
     dy = as_activation("dy", dy)
     weight = as_array("weight", weight, 4, "(F, C / groups, KH, KW)", dy.dtype)
     shape = as_shape("input_shape", input_shape)
-    geometry = _geometry(shape, weight.shape, options, dy.dtype.itemsize)
+    geometry = geometry_of(shape, weight.shape, options, dy.dtype.itemsize)
     _check_dy(dy, geometry, layout)
     dx = as_output(out, shape, dy.dtype, inputs, accumulate)
     steps = _steps(dy), _steps(weight), _steps(dx)
@@ -285,7 +285,7 @@ def conv2d_weight_grad(
     if F < 1:
         raise ValueError(f"dy must have at least one filter, got shape {dy.shape} in layout {layout}")
     C = to_nchw(x.shape, layout)[1]
-    geometry = _geometry(x, (F, C // as_int("groups", groups, 1), KH, KW), options)
+    geometry = geometry_of(x, (F, C // as_int("groups", groups, 1), KH, KW), options)
     _check_dy(dy, geometry, layout)
     dw = as_output(out, geometry.weight_shape, x.dtype, inputs, accumulate)
     steps = _steps(x), _steps(dy), _steps(dw)
@@ -376,7 +376,7 @@ def _steps(array: Array) -> tuple[int, ...]:
     return tuple([stride // array.itemsize for stride in array.strides])
 
 
-def _geometry(
+def geometry_of(
     x: Array | tuple[int, ...], weight_shape: tuple[int, ...], options: tuple[Any, ...], itemsize: int = 0
 ) -> Geometry:
     """The geometry of a call, with its options checked; `x` is the input or its shape."""

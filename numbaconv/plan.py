@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from .arrays import Array
 from .geometry import Geometry
 from .kernels import bias_grad, depthwise, forward, input_grad, loops, tiling, weight_grad
 from .kernels.forward import Product
-from .kernels.launch import Address, Launch, Program
+from .kernels.launch import Address, Launch, Program, entry_point
 
 ALGORITHMS = ("auto", "loops", "direct")
 Strides = tuple[int, int, int, int]
@@ -404,3 +405,23 @@ def _depthwise_weight_grad(
     for name, pair in (("stride", g.stride), ("offset", offset), ("dilation", g.dilation)):
         values |= {f"{name}_h": pair[0], f"{name}_w": pair[1]}
     return Launch(depthwise.depthwise_weight_grad, depthwise.DEPTHWISE_WEIGHT_GRAD, values, g.F)
+
+
+def kernels() -> list[tuple[str, Callable[[np.dtype], object]]]:
+    """Everything there is to compile: (name, what compiles it for a dtype)."""
+    nests = (
+        forward.pack_weight,
+        forward.forward,
+        weight_grad.weight_grad,
+        weight_grad.add_shares,
+        bias_grad.bias_grad,
+        depthwise.depthwise,
+        depthwise.depthwise_weight_grad,
+    )
+    drivers = [("serial driver", False), ("parallel driver", True)]
+    plain = (loops.forward, loops.input_grad, loops.weight_grad, loops.bias_grad)
+    return [
+        *((name, partial(entry_point, parallel=parallel)) for name, parallel in drivers),
+        *((nest.__name__, nest.address) for nest in nests),
+        *((f"loops {loop.__name__}", loop.compile) for loop in plain),
+    ]

@@ -108,13 +108,25 @@ def cached(compiler: Any, function: Callable) -> None:
         warn_uncached(str(error))
 
 
+# The parameters of a loops kernel by name: activations and weights, vectors, pairs, the four paddings.
+RANKS = {"x": 4, "y": 4, "dx": 4, "dy": 4, "weight": 4, "dw": 4, "bias": 1, "db": 1}
+SCALARS = {
+    "stride": types.UniTuple(types.int64, 2),
+    "dilation": types.UniTuple(types.int64, 2),
+    "padding": types.UniTuple(types.int64, 4),
+    "groups": types.int64,
+    "accumulate": types.boolean,
+}
+
+
 class Kernel:
     """A jitted kernel with one compiled form per dtype.
 
     Parameters
     ----------
     dispatcher : numba dispatcher
-        Made by ``njit``; under NUMBA_DISABLE_JIT the plain function.
+        Made by ``njit``; under NUMBA_DISABLE_JIT the plain function. Its parameters are named as above, an
+        array first.
     writes : str
         The name of the parameter that is written; all other arrays are read-only.
     """
@@ -126,31 +138,29 @@ class Kernel:
         self.__name__, self.__doc__ = function.__name__, function.__doc__
         self._names = tuple(inspect.signature(function).parameters)
         self._writes = writes
-        if function is dispatcher:
-            return
-        cached(dispatcher, function)
+        if function is not dispatcher:
+            cached(dispatcher, function)
 
-    def _normal_form(self, name: str, value: Any) -> types.Type:
-        if isinstance(value, np.ndarray):
-            return types.Array(
-                numba.from_dtype(value.dtype), value.ndim, "A", readonly=name != self._writes, aligned=True
-            )
-        if isinstance(value, bool):
-            return types.boolean
-        if isinstance(value, tuple):
-            return types.UniTuple(types.int64, len(value))
-        return types.int64
-
-    def __call__(self, *args: Any) -> None:
-        """Run on arrays that are aligned and native, the first of them of the dtype of the call."""
-        dtype = args[0].dtype
+    def compile(self, dtype: np.dtype) -> Callable:
+        """The entry point for arrays of `dtype`, compiled or loaded on first use."""
         entry = self._entries.get(dtype)
         if entry is None:
             entry = self.dispatcher
             if hasattr(entry, "compile"):
-                entry = entry.compile(tuple(map(self._normal_form, self._names, args)))
+                element = numba.from_dtype(dtype)
+                signature = [
+                    types.Array(element, RANKS[name], "A", readonly=name != self._writes)
+                    if name in RANKS
+                    else SCALARS[name]
+                    for name in self._names
+                ]
+                entry = entry.compile(tuple(signature))
             self._entries[dtype] = entry
-        entry(*args)
+        return entry
+
+    def __call__(self, *args: Any) -> None:
+        """Run on arrays that are aligned and native, the first of them of the dtype of the call."""
+        self.compile(args[0].dtype)(*args)
 
 
 def kernel(*, writes: str) -> Callable[[Any], Kernel]:
