@@ -13,7 +13,7 @@ from .arrays import Array
 from .geometry import Geometry
 from .kernels import bias_grad, depthwise, forward, input_grad, loops, tiling, weight_grad
 from .kernels.forward import Product
-from .kernels.launch import Address, Launch, Program, entry_point
+from .kernels.launch import Address, Launch, NestKernel, Program, entry_point
 
 ALGORITHMS = ("auto", "loops", "direct")
 Strides = tuple[int, int, int, int]
@@ -24,8 +24,6 @@ NO_BIAS = {np.dtype(kind): np.empty(0, kind) for kind in (np.float32, np.float64
 # A parallel start costs 15 to 35 microseconds, in which one core does 2 to 4 million operations.
 PARALLEL_FLOPS = 4_000_000
 PARALLEL_BYTES = 1 << 20
-# Filters per channel up to which depthwise rows beat a product that packs each channel for its few filters.
-MOST_MULTIPLIER = 2
 # Pieces of work to deal out, where blocks can be cut finer without loss: enough for an even end on 8 threads.
 PIECES = 16
 
@@ -140,6 +138,8 @@ def plan_forward(
         return plan
     x, y = _nchw(x, axes), _nchw(y, axes)
     start, w = _turned(g, w, flip)
+    if _is_depthwise(g, dtype) and (depthwise_plan := _plan_depthwise(plan, x, y, start, w, bias)):
+        return depthwise_plan
     F = g.F // g.groups
     product = Product(
         x="x",
@@ -185,7 +185,10 @@ def plan_input_grad(
     if plan.algorithm == "loops":
         return plan
     start, w = _turned(g, w, flip)
-    products = list(input_grad.products(g, _nchw(y, axes), start, w, _nchw(x, axes), accumulate))
+    x, y = _nchw(x, axes), _nchw(y, axes)
+    if _is_depthwise(g, dtype) and (depthwise_plan := _plan_depthwise(plan, x, y, start, w, None)):
+        return depthwise_plan
+    products = list(input_grad.products(g, y, start, w, x, accumulate))
     return _of_products(plan, products, ("dy", "weight", "bias", "dx"))
 
 
@@ -210,11 +213,8 @@ def plan_weight_grad(
     names = ("x", "dy", "bias", "dw")
     parallel = g.flops >= PARALLEL_FLOPS
     lanes = tiling.lanes(dtype.itemsize)
-    in_rows = x[3] == 1 and y[3] == 1 and g.stride[1] <= 2
-    if g.C == g.groups and g.F <= MOST_MULTIPLIER * g.C and in_rows:
-        launch = _depthwise_weight_grad(g, x, y, start, w, accumulate)
-        program = Program([launch], names, {}, g.KH * g.KW * lanes, dtype, parallel)
-        return replace(plan, reason=f"{plan.reason}; depthwise", program=program, blocks={"filters": 1})
+    if _is_depthwise(g, dtype) and (depthwise_plan := _plan_depthwise(plan, x, y, start, w, None)):
+        return depthwise_plan
     seen = _without_gaps(g)
     if seen is not g:
         x = (x[0], x[1], x[2] * g.stride[0] // seen.stride[0], x[3] * g.stride[1] // seen.stride[1])
@@ -332,12 +332,6 @@ def _of_products(plan: Plan, products: list[Product], names: tuple[str, ...]) ->
     g, dtype = plan.geometry, plan.dtype
     parallel = g.flops >= PARALLEL_FLOPS
     lanes = tiling.lanes(dtype.itemsize)
-    row_by_row = all(p.C == 1 and p.x_strides[3] == 1 and p.stride[1] <= 2 for p in products)
-    # With filters to sum over, dx is depthwise only where each channel has one.
-    if row_by_row and g.C == g.groups and g.F <= MOST_MULTIPLIER * g.C:
-        launches = [_depthwise(p) for p in products]
-        program = Program(launches, names, {}, lanes, dtype, parallel)
-        return replace(plan, reason=f"{plan.reason}; depthwise", program=program, blocks={"planes": 1})
     products = [_flat(p) for p in products]
     blockings = [block_forward(p, dtype) for p in products]
     launches, scratch, panels = [], 0, 0
@@ -375,36 +369,82 @@ def _without_gaps(g: Geometry) -> Geometry:
     return replace(g, H=extents[0], W=extents[1], stride=(stride[0], stride[1]))
 
 
-def _depthwise(p: Product) -> Launch:
-    """A product with one channel per group, as one launch of the depthwise nest."""
-    values: dict[str, int | Address] = {"x": Address(p.x), "weight": p.weight, "y": p.y}
-    values |= {"bias": 0 if p.bias is None else Address(p.bias), "bias_f": p.bias_step}
-    values |= {"accumulate": p.accumulate}
-    values |= dict(zip(("x_n", "x_c", "x_h"), p.x_strides[:3], strict=True))
-    values |= {"w_f": p.w_strides[0] // p.F, "w_c": p.w_strides[2]}
-    values |= {"w_kh": p.w_strides[3], "w_kw": p.w_strides[4]}
-    values |= dict(zip(("y_n", "y_f", "y_h", "y_w"), p.y_strides, strict=True))
-    values |= {"N": p.N, "H": p.H, "W": p.W, "OH": p.OH, "OW": p.OW, "KH": p.KH, "KW": p.KW}
-    values |= {"F": p.F * p.groups, "C": p.groups}
-    for name, pair in (("stride", p.stride), ("offset", p.offset), ("dilation", p.dilation)):
-        values |= {f"{name}_h": pair[0], f"{name}_w": pair[1]}
-    return Launch(depthwise.depthwise, depthwise.DEPTHWISE, values, p.N * p.F * p.groups)
+def _is_depthwise(g: Geometry, dtype: np.dtype) -> bool:
+    """One channel and one filter per group, and enough of them to fill half a vector."""
+    return g.C == g.F == g.groups and 2 * g.C >= tiling.lanes(dtype.itemsize)
 
 
-def _depthwise_weight_grad(
-    g: Geometry, x: Strides, y: Strides, start: int, w: Strides, accumulate: bool
+def _plan_depthwise(plan: Plan, x: Strides, y: Strides, start: int, w: Strides, bias: int | None) -> Plan | None:
+    """Plan of a pass with one channel and one filter per group; None if a row of it is too long for scratch."""
+    g, dtype = plan.geometry, plan.dtype
+    lanes = tiling.lanes(dtype.itemsize)
+    blocks = -(-g.C // lanes)
+    taps = (g.KH * g.KW + 1) * lanes
+    forward_like = plan.name != "input gradient"
+    # Columns and rows of the packed strip, and of the sums or of the packed dy, for a block of `rows` rows.
+    if forward_like:
+        columns, out_columns, most = (g.OW - 1) * g.stride[1] + (g.KW - 1) * g.dilation[1] + 1, g.OW, g.OH
+    else:
+        reach = (g.KW - 1) * g.dilation[1] // g.stride[1] + 1
+        columns, out_columns, most = reach + max(g.OW, (g.W + g.padding[2]) // g.stride[1] + 1), g.W, g.H
+
+    def strip(rows: int) -> int:
+        height = (rows - 1) * g.stride[0] if forward_like else rows // g.stride[0] + 1
+        return ((height + (g.KH - 1) * g.dilation[0] + 1) * columns + 4 * g.stride[1]) * lanes
+
+    def size(rows: int) -> int:
+        return strip(rows) + (rows * out_columns + 4 * g.stride[1]) * lanes
+
+    rows = most
+    while rows > 1 and size(rows) * dtype.itemsize > tiling.PLANES_BYTES:
+        rows = -(-rows // 2)
+    if size(rows) * dtype.itemsize > tiling.PANEL_BYTES:
+        return None
+    row_blocks = -(-most // rows)
+    weight = Address("weight", start)
+    shared = g, rows, strip(rows), plan.accumulate
+    pieces = g.N * blocks * row_blocks
+    buffers = {}
+    if plan.name == "forward":
+        names = ("x", "weight", "bias", "y")
+        launches = [_depthwise(depthwise.depthwise_forward, pieces, ("x", "y"), x, y, weight, w, bias, 0, *shared)]
+    elif plan.name == "input gradient":
+        names = ("dy", "weight", "bias", "dx")
+        launches = [_depthwise(depthwise.depthwise_input_grad, pieces, ("dx", "dy"), x, y, weight, w, None, 0, *shared)]
+    else:
+        names = ("x", "dy", "bias", "dw")
+        weight = Address("dw", start)
+        shares = max(1, min(g.N * row_blocks, -(-PIECES // blocks)))
+        buffers = {"partial": shares * blocks * g.KH * g.KW * lanes}
+        launches = [
+            _depthwise(kernel, count, ("x", "dy"), x, y, weight, w, None, shares, *shared)
+            for kernel, count in (
+                (depthwise.depthwise_weight_grad, shares * blocks),
+                (depthwise.add_depthwise_shares, blocks),
+            )
+        ]
+    program = Program(launches, names, buffers, taps + size(rows), dtype, g.flops >= PARALLEL_FLOPS // 8)
+    return replace(
+        plan, reason=f"{plan.reason}; depthwise", program=program, blocks={"channels": lanes, "rows": rows}
+    )
+
+
+def _depthwise(
+    kernel: NestKernel,
+    pieces: int,
+    names: tuple[str, str],
+    x: Strides,
+    y: Strides,
+    weight: Address,
+    w: Strides,
+    bias: int | None,
+    shares: int,
+    g: Geometry,
+    rows: int,
+    strip: int,
+    accumulate: bool,
 ) -> Launch:
-    """The weight gradient of one channel per group."""
-    values: dict[str, int | Address] = {"x": Address("x"), "dy": Address("dy"), "dw": Address("dw", start)}
-    values |= dict(zip(("x_n", "x_c", "x_h"), x[:3], strict=True))
-    values |= dict(zip(("y_n", "y_f", "y_h"), y[:3], strict=True))
-    values |= {"w_f": w[0], "w_kh": w[2], "w_kw": w[3], "accumulate": accumulate}
-    values |= {"N": g.N, "H": g.H, "W": g.W, "OH": g.OH, "OW": g.OW, "KH": g.KH, "KW": g.KW}
-    values |= {"F": g.F, "C": g.C}
-    offset = (-g.padding[0], -g.padding[2])
-    for name, pair in (("stride", g.stride), ("offset", offset), ("dilation", g.dilation)):
-        values |= {f"{name}_h": pair[0], f"{name}_w": pair[1]}
-    return Launch(depthwise.depthwise_weight_grad, depthwise.DEPTHWISE_WEIGHT_GRAD, values, g.F)
+    return depthwise.launch(kernel, pieces, g, names, x, y, weight, w, bias, rows, strip, shares, accumulate)
 
 
 def kernels() -> list[tuple[str, Callable[[np.dtype], object]]]:
@@ -415,8 +455,10 @@ def kernels() -> list[tuple[str, Callable[[np.dtype], object]]]:
         weight_grad.weight_grad,
         weight_grad.add_shares,
         bias_grad.bias_grad,
-        depthwise.depthwise,
+        depthwise.depthwise_forward,
+        depthwise.depthwise_input_grad,
         depthwise.depthwise_weight_grad,
+        depthwise.add_depthwise_shares,
     )
     drivers = [("serial driver", False), ("parallel driver", True)]
     plain = (loops.forward, loops.input_grad, loops.weight_grad, loops.bias_grad)

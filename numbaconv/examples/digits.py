@@ -48,9 +48,9 @@ def cross_entropy(scores, y):
 
 
 def shifted(x, rng):
-    """Return x with each image moved by up to a pixel, or a part of one, in one of 8 directions."""
+    """Return x with each image moved by a part of a pixel in one of 8 directions; zeros move in."""
     N, _, H, W = x.shape
-    windows = sliding_window_view(np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)), "edge"), (H, W), (2, 3))
+    windows = sliding_window_view(np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1))), (H, W), (2, 3))
     moved = windows[np.arange(N), :, rng.integers(3, size=N), rng.integers(3, size=N)]
     return x + rng.random((N, 1, 1, 1), x.dtype) * (moved - x)
 
@@ -62,7 +62,7 @@ def parameters(layers):
             yield f"{i}.{name}", parameter, gradient
 
 
-def train_epoch(layers, velocity, x, y, epoch, *, seed=0, batch_size=32, lr=0.1, momentum=0.9, start=0):
+def train_epoch(layers, velocity, x, y, epoch, *, seed=0, batch_size=32, lr=0.07, momentum=0.9, start=0):
     """Run epoch 1, 2, ... of SGD with momentum; yield (images, loss, right answers) after each batch."""
     order = np.random.default_rng([seed, epoch]).permutation(len(x))
     rate = lr * 0.92 ** (epoch - 1)
@@ -83,8 +83,7 @@ def predict(layers, x, batch_size=256):
     return np.concatenate([forward(layers, b, training=False)[0].argmax(axis=1) for b in batches])
 
 
-def load(layers, file):
-    """Copy the weights that ``python -m numbaconv train`` wrote into the layers."""
-    with np.load(file) as saved:
-        for i, layer in enumerate(layers):
-            layer.load_state_dict({name: saved[f"{i}.{name}"] for name in layer.state_dict()})
+def load(layers, arrays):
+    """Copy in what ``python -m numbaconv train`` wrote: ``load(layers, np.load("weights.npz"))``."""
+    for i, layer in enumerate(layers):
+        layer.load_state_dict({name: arrays[f"{i}.{name}"] for name in layer.state_dict()})

@@ -309,33 +309,51 @@ def pack_weight_panel(panel, MR, rows, weight, w_row, w_channel, w_kh, w_kw, cha
 
 
 @njit(error_model="numpy")
-def pack_pixels(strip, x, x_n, x_c, x_h, x_w, H, W, images, rows, columns, channels, top, left):
-    """strip[((n * rows + v) * columns + u) * channels + c] = x[n, c, top + v, left + u], or 0 outside the image.
+def pack_pixels(strip, pitch, x, x_n, x_c, x_h, x_w, H, W, images, rows, columns, channels, top, left):
+    """strip[((n * rows + v) * columns + u) * pitch + c] = x[n, c, top + v, left + u], or 0 outside the image.
 
-    Room for lanes behind it is needed.
+    Requires channels <= pitch. Room for lanes behind it is needed; what lies between channels and pitch is
+    not defined.
     """
     lanes = lanes_of(strip)
     first, last = inside(left, 1, W, columns)
     for n in range(images):
         for v in range(rows):
-            line = moved(strip, (n * rows + v) * columns * channels)
+            line = moved(strip, (n * rows + v) * columns * pitch)
             h = top + v
             if not 0 <= h < H:
-                clear(line, columns * channels)
+                clear(line, columns * pitch)
                 continue
             source = moved(x, n * x_n + h * x_h + left * x_w)
-            clear(line, first * channels)
+            clear(line, first * pitch)
             if x_w == 1 and x_c != 1:
                 for c in range(0, channels, lanes):
                     for u in range(first, last, lanes):
                         transpose_block(
-                            moved(line, u * channels + c), channels, moved(source, c * x_c + u), x_c,
+                            moved(line, u * pitch + c), pitch, moved(source, c * x_c + u), x_c,
                             min(lanes, channels - c), min(lanes, last - u),
                         )  # fmt: skip
             else:
                 for u in range(first, last):
-                    copy_run(moved(line, u * channels), moved(source, u * x_w), x_c, 0, channels, channels)
-            clear(moved(line, last * channels), (columns - last) * channels)
+                    copy_run(moved(line, u * pitch), moved(source, u * x_w), x_c, 0, channels, channels)
+            clear(moved(line, last * pitch), (columns - last) * pitch)
+
+
+@njit(error_model="numpy")
+def unpack_pixels(pixels, pitch, y, y_c, y_h, y_w, rows, columns, channels, accumulate):
+    """y[c, h, w] (+)= pixels[(h * columns + w) * pitch + c] for c < channels."""
+    lanes = lanes_of(pixels)
+    height, width = (1, rows * columns) if y_h == columns * y_w else (rows, columns)
+    for h in range(height):
+        out = moved(y, h * y_h)
+        source = moved(pixels, h * width * pitch)
+        if y_w == 1 and y_c != 1 and not accumulate:
+            for w in range(0, width, lanes):
+                count = min(lanes, width - w)
+                transpose_block(moved(out, w), y_c, moved(source, w * pitch), pitch, count, channels)
+        else:
+            for w in range(width):
+                write_run(moved(out, w * y_w), y_c, moved(source, w * pitch), channels, accumulate)
 
 
 @njit(error_model="numpy")

@@ -40,6 +40,8 @@ MR = 8 if AVX512 or NEON else 6
 NC_BYTES = 15 * 64
 # The panel of a thread, K x NC elements, half of a 1 MiB L2.
 PANEL_BYTES = 512 * 1024
+# A block of rows of `lanes` channels of a depthwise layer, what goes in and what comes out: an eighth of L2.
+PLANES_BYTES = 128 * 1024
 # Rows of x on their way into the panel: half of L1.
 STRIP_BYTES = 16 * 1024
 # Pixels that a weight-gradient tile sums before it goes back to memory: its way there and back, 32 vectors, is

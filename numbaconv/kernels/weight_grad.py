@@ -143,8 +143,8 @@ def weight_grad(scratch, arguments, worker):
             strip_rows = (height - 1) * stride_h + (KH - 1) * dilation_h + 1
             strip_columns = (width - 1) * stride_w + (KW - 1) * dilation_w + 1
             pack_pixels(
-                strip, moved(x, n * x_n + (group * C + c) * x_c), x_n, x_c, x_h, x_w, H, W, depth, strip_rows,
-                strip_columns, channels, oh * stride_h + offset_h, ow * stride_w + offset_w,
+                strip, channels, moved(x, n * x_n + (group * C + c) * x_c), x_n, x_c, x_h, x_w, H, W, depth,
+                strip_rows, strip_columns, channels, oh * stride_h + offset_h, ow * stride_w + offset_w,
             )  # fmt: skip
             pack_output_grad(
                 panels, MR, moved(dy, n * y_n + (group * F + f) * y_f + oh * y_h + ow * y_w), y_n, y_f, y_h, y_w,
