@@ -334,8 +334,7 @@ def conv2d_bias_grad(
     if min(shape[1:]) < 1:
         raise ValueError(f"dy must have at least one filter and one pixel, got shape {dy.shape} in {layout}")
     db = as_output(out, (shape[1],), dy.dtype, inputs, accumulate)
-    steps = to_nchw(_steps(dy), layout), _steps(db)[0]
-    plan_bias_grad(shape, dy.dtype, bool(accumulate), *steps).run(dy, dy, db, dy)
+    plan_bias_grad(dy.shape, dy.dtype, LAYOUTS[layout], bool(accumulate), _steps(dy), _steps(db)[0]).run(dy, dy, db, dy)
     return finished(db, out)
 
 

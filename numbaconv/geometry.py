@@ -200,7 +200,7 @@ def make_geometry(
     if F < 1:
         raise ValueError(f"weight must have at least one filter, got F = {F}")
     if KH < 1 or KW < 1:
-        raise ValueError(f"kernel_size must be at least 1, got {KH} x {KW}")
+        raise ValueError(f"weight must have a kernel_size of at least 1 x 1, got {KH} x {KW}")
     if C % groups:
         raise ValueError(f"groups must divide the channels of x: got groups = {groups}, C = {C}")
     if F % groups:

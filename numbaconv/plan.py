@@ -236,10 +236,12 @@ def plan_weight_grad(
 
 @lru_cache(maxsize=1024)
 def plan_bias_grad(
-    shape: tuple[int, int, int, int], dtype: np.dtype, accumulate: bool, y: Strides, db: int
+    shape: tuple[int, int, int, int], dtype: np.dtype, axes: Axes, accumulate: bool, y: Strides, db: int
 ) -> Program:
-    """Program of db; strides of dy and db."""
-    N, F, OH, OW = shape
+    """Program of db; shape and strides count elements of dy in the user's layout."""
+    N, F, OH, OW = _nchw(shape, axes)
+    y = _nchw(y, axes)
+    vector_axis = {0: bias_grad.IMAGES, 1: bias_grad.FILTERS, 3: bias_grad.PIXELS}[axes.index(3)]
     values: dict[str, int | Address] = {
         "dy": Address("dy"),
         "db": Address("db"),
@@ -247,7 +249,7 @@ def plan_bias_grad(
         "accumulate": accumulate,
     }
     values |= dict(zip(("y_n", "y_f", "y_h", "y_w"), y, strict=True))
-    values |= {"N": N, "F": F, "OH": OH, "OW": OW}
+    values |= {"N": N, "F": F, "OH": OH, "OW": OW, "vector_axis": vector_axis}
     launch = Launch(bias_grad.bias_grad, bias_grad.BIAS_GRAD, values, F)
     parallel = N * F * OH * OW * dtype.itemsize >= PARALLEL_BYTES
     names = ("dy", "", "db", "")
@@ -332,7 +334,9 @@ def _of_products(plan: Plan, products: list[Product], names: tuple[str, ...]) ->
     g, dtype = plan.geometry, plan.dtype
     parallel = g.flops >= PARALLEL_FLOPS
     lanes = tiling.lanes(dtype.itemsize)
-    products = [_flat(p) for p in products]
+    products = [_flat(p) for p in products if p.N * p.F * p.OH * p.OW > 0]
+    if not products:
+        return replace(plan, reason="nothing to compute", program=Program([], names, {}, 0, dtype, False))
     blockings = [block_forward(p, dtype) for p in products]
     launches, scratch, panels = [], 0, 0
     for p, b in zip(products, blockings, strict=True):

@@ -170,6 +170,8 @@ def pack_input(
             n, pixel = divmod(start + j, OH * OW)
             oh, ow = divmod(pixel, OW)
             count = min(OH * OW - pixel, pixels - j)
+            if OW > width:  # a row has no room in the strip, but the part of one has
+                count = min(count, OW - ow)
             rows = (ow + count + OW - 1) // OW
             column = ow if rows == 1 else 0
             span = (rows - 1) * stride_h + (KH - 1) * abs(dilation_h) + 1
