@@ -38,7 +38,8 @@ def draw(
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 7.5), dpi=120, layout="constrained")
-    figure.suptitle(title, fontsize=13)
+    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.08)
+    figure.suptitle(title, fontsize=14)
     halves: Any = figure.subfigures(2, 1, height_ratios=[1.25, 1], hspace=0.04)
     top, bottom = halves
     curves, filters = top.subfigures(1, 2, width_ratios=[2.1, 1], wspace=0.03)
@@ -49,13 +50,14 @@ def draw(
 
 
 def _draw_history(figure: Any, history: Any) -> None:
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
     epochs = np.arange(1, len(history) + 1)
     left, right = figure.subplots(1, 2)
     style = {"marker": "o", "markersize": 3}
     left.plot(epochs, history[:, 0], color=LOSS, **style)
     left.set(title="Training loss (cross-entropy)", xlabel="epoch", yscale="log")
+    left.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     right.plot(epochs, 100 * history[:, 1], color=TRAIN, label="training images", **style)
     right.plot(epochs, 100 * history[:, 2], color=TEST, label="test images", **style)
     right.set(title="Accuracy in %", xlabel="epoch")

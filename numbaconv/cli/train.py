@@ -29,9 +29,9 @@ from .files import UserError, output_path, require, write
 
 DEFAULTS: dict[str, Any] = {
     "data": "digits",
-    "epochs": 25,
+    "epochs": 40,
     "batch_size": 32,
-    "lr": 0.07,
+    "lr": 0.05,
     "seed": 0,
     "algorithm": "auto",
 }

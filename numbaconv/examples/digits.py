@@ -14,9 +14,9 @@ def network(input_shape, classes, *, seed=0, dtype=np.float32, algorithm="auto")
     """Return the layers for images of shape (C, H, W); a ReLU follows each of them but the last."""
     C, H, W = input_shape
     options = {"dtype": dtype, "algorithm": algorithm, "rng": np.random.default_rng(seed)}
-    layers = [Conv2D(C, 8, 3, padding="same", **options)]
+    layers = [Conv2D(C, 16, 3, padding="same", **options)]
     while max(H, W) > 4:
-        layers.append(Conv2D(layers[-1].out_channels, 32, 3, stride=2, padding="same", **options))
+        layers.append(Conv2D(layers[-1].out_channels, 64, 3, stride=2, padding="same", **options))
         H, W = -(-H // 2), -(-W // 2)
     return [*layers, Conv2D(layers[-1].out_channels, classes, (H, W), **options)]
 
@@ -62,10 +62,10 @@ def parameters(layers):
             yield f"{i}.{name}", parameter, gradient
 
 
-def train_epoch(layers, velocity, x, y, epoch, *, seed=0, batch_size=32, lr=0.07, momentum=0.9, start=0):
+def train_epoch(layers, velocity, x, y, epoch, *, seed=0, batch_size=32, lr=0.05, momentum=0.9, start=0):
     """Run epoch 1, 2, ... of SGD with momentum; yield (images, loss, right answers) after each batch."""
     order = np.random.default_rng([seed, epoch]).permutation(len(x))
-    rate = lr * 0.92 ** (epoch - 1)
+    rate = lr * 0.95 ** (epoch - 1)
     for i in range(start, len(x), batch_size):
         batch = order[i : i + batch_size]
         scores, inputs = forward(layers, shifted(x[batch], np.random.default_rng([seed, epoch, i + 1])))

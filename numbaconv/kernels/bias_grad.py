@@ -32,6 +32,7 @@ BIAS_GRAD = (
     "counter", "dy", "y_n", "y_f", "y_h", "y_w", "N", "F", "OH", "OW", "vector_axis", "db", "db_f", "accumulate",
     "scratch_size",
 )  # fmt: skip
+BIAS_GRAD_COUNT = len(BIAS_GRAD)
 
 
 @njit(error_model="numpy")
@@ -67,7 +68,7 @@ def bias_grad(scratch, arguments, worker):
     """db[f] (+)= the sum over everything else."""
     (
         _, dy_address, y_n, y_f, y_h, y_w, N, F, OH, OW, vector_axis, db_address, db_f, accumulate, scratch_size,
-    ) = unpacked(arguments, 15)  # fmt: skip
+    ) = unpacked(arguments, BIAS_GRAD_COUNT)  # fmt: skip
     dy, db = pointer(dy_address, scratch), pointer(db_address, scratch)
     lanes = lanes_of(scratch)
     stage = moved(scratch, worker * scratch_size)

@@ -86,6 +86,7 @@ SHAPE = (
     "N", "C", "H", "W", "OH", "OW", "KH", "KW", "stride_h", "stride_w", "dilation_h", "dilation_w", "top", "left",
     "bias", "bias_c", "partial", "shares", "rows", "strip_size", "accumulate", "scratch_size",
 )  # fmt: skip
+SHAPE_COUNT = len(SHAPE)
 
 
 @NestKernel
@@ -95,7 +96,7 @@ def depthwise_forward(scratch, arguments, worker):
         _, x_address, x_n, x_c, x_h, x_w, y_address, y_n, y_c, y_h, y_w, weight_address, w_c, w_kh, w_kw,
         N, C, H, W, OH, OW, KH, KW, stride_h, stride_w, dilation_h, dilation_w, top, left,
         bias_address, bias_c, _, _, rows, strip_size, accumulate, scratch_size,
-    ) = unpacked(arguments, 37)  # fmt: skip
+    ) = unpacked(arguments, SHAPE_COUNT)  # fmt: skip
     x, y = pointer(x_address, scratch), pointer(y_address, scratch)
     weight, bias = pointer(weight_address, scratch), pointer(bias_address, scratch)
     lanes = lanes_of(scratch)
@@ -166,7 +167,7 @@ def depthwise_input_grad(scratch, arguments, worker):
         _, x_address, x_n, x_c, x_h, x_w, y_address, y_n, y_c, y_h, y_w, weight_address, w_c, w_kh, w_kw,
         N, C, H, W, OH, OW, KH, KW, stride_h, stride_w, dilation_h, dilation_w, top, left,
         _, _, _, _, rows, strip_size, accumulate, scratch_size,
-    ) = unpacked(arguments, 37)  # fmt: skip
+    ) = unpacked(arguments, SHAPE_COUNT)  # fmt: skip
     dx, dy, weight = pointer(x_address, scratch), pointer(y_address, scratch), pointer(weight_address, scratch)
     lanes = lanes_of(scratch)
     taps = moved(scratch, worker * scratch_size)
@@ -212,7 +213,7 @@ def depthwise_weight_grad(scratch, arguments, worker):
         _, x_address, x_n, x_c, x_h, x_w, y_address, y_n, y_c, y_h, y_w, _, _, _, _,
         N, C, H, W, OH, OW, KH, KW, stride_h, stride_w, dilation_h, dilation_w, top, left,
         _, _, partial_address, shares, rows, strip_size, _, scratch_size,
-    ) = unpacked(arguments, 37)  # fmt: skip
+    ) = unpacked(arguments, SHAPE_COUNT)  # fmt: skip
     x, dy, partial = pointer(x_address, scratch), pointer(y_address, scratch), pointer(partial_address, scratch)
     lanes = lanes_of(scratch)
     strip = moved(scratch, worker * scratch_size)
@@ -265,7 +266,7 @@ def add_depthwise_shares(scratch, arguments, worker):
     (
         _, _, _, _, _, _, _, _, _, _, _, weight_address, w_c, w_kh, w_kw,
         _, C, _, _, _, _, KH, KW, _, _, _, _, _, _, _, _, partial_address, shares, _, _, accumulate, scratch_size,
-    ) = unpacked(arguments, 37)  # fmt: skip
+    ) = unpacked(arguments, SHAPE_COUNT)  # fmt: skip
     dw, partial = pointer(weight_address, scratch), pointer(partial_address, scratch)
     lanes = lanes_of(scratch)
     stage = moved(scratch, worker * scratch_size)

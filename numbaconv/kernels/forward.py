@@ -100,6 +100,7 @@ FORWARD = (
     "N", "OH", "OW", "groups", "C", "F", "KH", "KW", "stride_h", "stride_w", "offset_h", "offset_w",
     "dilation_h", "dilation_w", "batch_runs", "NC", "KC", "MC", "pitch", "strip_size", "accumulate", "scratch_size",
 )  # fmt: skip
+FORWARD_COUNT = len(FORWARD)
 
 
 @NestKernel
@@ -109,7 +110,7 @@ def forward(scratch, arguments, worker):
         _, x_address, x_n, x_c, x_h, x_w, H, W, panels_address, bias_address, bias_f, y_address, y_n, y_f, y_h, y_w,
         N, OH, OW, groups, C, F, KH, KW, stride_h, stride_w, offset_h, offset_w,
         dilation_h, dilation_w, batch_runs, NC, KC, MC, pitch, strip_size, accumulate, scratch_size,
-    ) = unpacked(arguments, 38)  # fmt: skip
+    ) = unpacked(arguments, FORWARD_COUNT)  # fmt: skip
     x, y = pointer(x_address, scratch), pointer(y_address, scratch)
     panels, bias = pointer(panels_address, scratch), pointer(bias_address, scratch)
     sums = moved(scratch, worker * scratch_size)
@@ -151,13 +152,14 @@ def forward(scratch, arguments, worker):
 PACK_WEIGHT = (
     "counter", "weight", "w_group", "w_row", "w_channel", "w_kh", "w_kw", "panels", "groups", "F", "C", "KH", "KW",
 )  # fmt: skip
+PACK_WEIGHT_COUNT = len(PACK_WEIGHT)
 
 
 @NestKernel
 def pack_weight(scratch, arguments, worker):
     """Panels of MR filters, [group][filter // MR][c, kh, kw][filter % MR]: `a` of the macro-kernel."""
     _, weight_address, w_group, w_row, w_channel, w_kh, w_kw, panels_address, groups, F, C, KH, KW = unpacked(
-        arguments, 13
+        arguments, PACK_WEIGHT_COUNT
     )
     weight, panels = pointer(weight_address, scratch), pointer(panels_address, scratch)
     blocks = (F + MR - 1) // MR

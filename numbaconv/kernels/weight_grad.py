@@ -9,6 +9,9 @@ once per block, and every tap reads it in place.
             pack x into a strip [image, row, column][channel], dy into panels [pixel][filter % MR]
             for kh: macro-kernel                                     partial sums [f][kh][kw, c]
 
+Where a row of taps fills its vectors badly (7 taps of 3 channels are 21 elements on 32 lanes), the rows of taps of
+a pixel are first copied side by side, and one product does them all.
+
 Pieces own their partial sums. How many shares there are depends on the shape alone, and :func:`add_shares`
 adds them in order: the same bits for any number of threads.
 """
@@ -21,7 +24,7 @@ from ..geometry import Geometry
 from . import tiling
 from .gemm import macro_kernel
 from .launch import Address, Launch, NestKernel
-from .packing import pack_output_grad, pack_pixels, write_run
+from .packing import copy_run, pack_output_grad, pack_pixels, write_run
 from .simd import (
     claim,
     lanes_of,
@@ -51,6 +54,7 @@ class Blocking:
     columns: int
     line: int
     strip: int
+    gathered: int
 
     @property
     def panels(self) -> int:
@@ -61,8 +65,8 @@ class Blocking:
 def partial_elements(g: Geometry, b: Blocking) -> int:
     """Elements of the partial sums of all shares."""
     C, F = g.C // g.groups, g.F // g.groups
-    taps_apart = g.KW if g.dilation[1] != 1 else 1
-    return b.shares * g.groups * -(-F // MR) * MR * -(-C // b.CB) * g.KH * taps_apart * b.line
+    lines = 1 if b.gathered else g.KH * (g.KW if g.dilation[1] != 1 else 1)
+    return b.shares * g.groups * -(-F // MR) * MR * -(-C // b.CB) * lines * b.line
 
 
 def launches(
@@ -87,7 +91,7 @@ def launches(
         values |= {f"{name}_h": pair[0], f"{name}_w": pair[1]}
     values |= {"shares": b.shares, "FB": b.FB, "CB": b.CB, "images": b.images, "rows": b.rows}
     values |= {"columns": b.columns, "line": b.line, "strip_size": b.strip}
-    values |= {"apart": g.KW if g.dilation[1] != 1 else 1}
+    values |= {"gathered": b.gathered, "apart": g.KW if g.dilation[1] != 1 else 1}
     pieces = b.shares * g.groups * -(-F // b.FB) * -(-C // b.CB)
     adding = Launch(add_shares, ADD_SHARES, values, g.F)
     return [Launch(weight_grad, WEIGHT_GRAD, values, pieces), adding]
@@ -97,8 +101,9 @@ WEIGHT_GRAD = (
     "counter", "x", "x_n", "x_c", "x_h", "x_w", "H", "W", "dy", "y_n", "y_f", "y_h", "y_w", "partial",
     "N", "OH", "OW", "groups", "C", "F", "KH", "KW", "stride_h", "stride_w", "offset_h", "offset_w",
     "dilation_h", "dilation_w", "shares", "FB", "CB", "images", "rows", "columns", "line", "strip_size",
-    "scratch_size",
+    "gathered", "scratch_size",
 )  # fmt: skip
+WEIGHT_GRAD_COUNT = len(WEIGHT_GRAD)
 
 
 @NestKernel
@@ -107,20 +112,22 @@ def weight_grad(scratch, arguments, worker):
     (
         _, x_address, x_n, x_c, x_h, x_w, H, W, dy_address, y_n, y_f, y_h, y_w, partial_address,
         N, OH, OW, groups, C, F, KH, KW, stride_h, stride_w, offset_h, offset_w,
-        dilation_h, dilation_w, shares, FB, CB, images, rows, columns, line, strip_size, scratch_size,
-    ) = unpacked(arguments, 37)  # fmt: skip
+        dilation_h, dilation_w, shares, FB, CB, images, rows, columns, line, strip_size, gathered, scratch_size,
+    ) = unpacked(arguments, WEIGHT_GRAD_COUNT)  # fmt: skip
     x, dy, partial = (
         pointer(x_address, scratch),
         pointer(dy_address, scratch),
         pointer(partial_address, scratch),
     )
     strip = moved(scratch, worker * scratch_size)
-    panels = moved(strip, strip_size)
+    gathering = moved(strip, strip_size)
+    panels = moved(gathering, gathered)
     f_blocks, c_blocks = (F + FB - 1) // FB, (C + CB - 1) // CB
     h_blocks, w_blocks = (OH + rows - 1) // rows, (OW + columns - 1) // columns
     blocks = (N + images - 1) // images * h_blocks * w_blocks
     taps_apart = KW if dilation_w != 1 else 1  # how many stretches a row of taps is
-    f_pitch = c_blocks * KH * taps_apart * line
+    lines = 1 if gathered else KH * taps_apart
+    f_pitch = c_blocks * lines * line
     share_pitch = groups * ((F + MR - 1) // MR * MR) * f_pitch
     while True:
         piece = claim(arguments)
@@ -133,7 +140,7 @@ def weight_grad(scratch, arguments, worker):
         filters, channels = min(FB, F - f), min(CB, C - c)
         stretch = channels * (KW // taps_apart)
         sums = moved(partial, share * share_pitch + group * ((F + MR - 1) // MR * MR) * f_pitch)
-        sums = moved(sums, f * f_pitch + c_block * KH * taps_apart * line)
+        sums = moved(sums, f * f_pitch + c_block * lines * line)
         first, last = share * blocks // shares, (share + 1) * blocks // shares
         for block in range(first, max(last, 1)):  # one of no images writes the zeros of an empty batch
             rest, w_block = divmod(block, w_blocks)
@@ -151,6 +158,23 @@ def weight_grad(scratch, arguments, worker):
                 depth, height, width, filters,
             )  # fmt: skip
             pixel = channels
+            if gathered:
+                row = KW * pixel
+                to = gathering
+                for v in range(depth * height):
+                    image, oh_inside = divmod(v, height)
+                    source = moved(strip, (image * strip_rows + oh_inside * stride_h) * strip_columns * pixel)
+                    for _ in range(width):
+                        for kh in range(KH):
+                            taps_row = moved(source, kh * dilation_h * strip_columns * pixel)
+                            copy_run(moved(to, kh * row), taps_row, 1, 0, row, row)
+                        to = moved(to, line)
+                        source = moved(source, stride_w * pixel)
+                macro_kernel(
+                    filters, KH * row, (1, 1, depth * height * width), (0, 0, line), panels,
+                    depth * height * width * MR, gathering, sums, f_pitch, block == first,
+                )  # fmt: skip
+                continue
             pitches = (
                 strip_rows * strip_columns * pixel, stride_h * strip_columns * pixel, stride_w * pixel,
             )  # fmt: skip
@@ -166,8 +190,9 @@ def weight_grad(scratch, arguments, worker):
 
 ADD_SHARES = (
     "counter", "partial", "dw", "w_f", "w_c", "w_kh", "w_kw", "groups", "F", "C", "KH", "KW", "apart",
-    "shares", "CB", "line", "accumulate", "scratch_size",
+    "shares", "CB", "line", "gathered", "accumulate", "scratch_size",
 )  # fmt: skip
+ADD_SHARES_COUNT = len(ADD_SHARES)
 
 
 @NestKernel
@@ -175,15 +200,15 @@ def add_shares(scratch, arguments, worker):
     """dw (+)= the partial sums of all shares, added in their order."""
     (
         _, partial_address, dw_address, w_f, w_c, w_kh, w_kw, groups, F, C, KH, KW, taps_apart, shares, CB, line,
-        accumulate, scratch_size,
-    ) = unpacked(arguments, 18)  # fmt: skip
+        gathered, accumulate, scratch_size,
+    ) = unpacked(arguments, ADD_SHARES_COUNT)  # fmt: skip
     partial, dw = pointer(partial_address, scratch), pointer(dw_address, scratch)
     stage = moved(scratch, worker * scratch_size)
     lanes = lanes_of(scratch)
     taps = KH * KW
     together = KW // taps_apart
     c_blocks = (C + CB - 1) // CB
-    f_pitch = c_blocks * KH * taps_apart * line
+    f_pitch = c_blocks * (1 if gathered else KH * taps_apart) * line
     padded_F = (F + MR - 1) // MR * MR
     share_pitch = groups * padded_F * f_pitch
     in_order = w_kw == 1 and w_kh == KW and not accumulate
@@ -201,9 +226,11 @@ def add_shares(scratch, arguments, worker):
                 kh, kw = divmod(tap, KW)
                 apart, along = divmod(kw, together)
                 source = moved(partial, (group * padded_F + f) * f_pitch)
-                source = moved(
-                    source, ((c_block * KH + kh) * taps_apart + apart) * line + along * width + inner
-                )
+                if gathered:
+                    source = moved(source, tap * C + c)
+                else:
+                    place = ((c_block * KH + kh) * taps_apart + apart) * line
+                    source = moved(source, place + along * width + inner)
                 total = vector_load(source, 0)
                 for share in range(1, shares):
                     total = vector_add(total, vector_load(source, share * share_pitch))
