@@ -22,6 +22,7 @@ from .geometry import (
     make_geometry,
     to_nchw,
 )
+from .kernels import loops
 from .plan import Plan, check_algorithm, plan_bias_grad, plan_forward, plan_input_grad, plan_weight_grad
 
 Pair = int | tuple[int, int]
@@ -334,7 +335,12 @@ def conv2d_bias_grad(
     if min(shape[1:]) < 1:
         raise ValueError(f"dy must have at least one filter and one pixel, got shape {dy.shape} in {layout}")
     db = as_output(out, (shape[1],), dy.dtype, inputs, accumulate)
-    plan_bias_grad(dy.shape, dy.dtype, LAYOUTS[layout], bool(accumulate), _steps(dy), _steps(db)[0]).run(dy, dy, db, dy)
+    axes = LAYOUTS[layout]
+    program = plan_bias_grad(dy.shape, dy.dtype, axes, bool(accumulate), _steps(dy), _steps(db)[0])
+    if program is None:
+        loops.bias_grad(dy.transpose(axes), db, bool(accumulate))
+    else:
+        program.run(dy, dy, db, dy)
     return finished(db, out)
 
 

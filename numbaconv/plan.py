@@ -8,6 +8,7 @@ from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
+from numba.core import config
 
 from .arrays import Array
 from .geometry import Geometry
@@ -117,6 +118,10 @@ class Plan:
 
 def choose(algorithm: str) -> tuple[str, str]:
     """The algorithm that runs when the user asks for `algorithm`, and why."""
+    if config.DISABLE_JIT:
+        if algorithm == "direct":
+            raise ValueError("algorithm 'direct' needs Numba's compiler, which NUMBA_DISABLE_JIT turns off")
+        return "loops", "NUMBA_DISABLE_JIT is set"
     if algorithm == "auto":
         return "direct", "faster than loops on every shape measured"
     return algorithm, "asked for by name"
@@ -239,8 +244,10 @@ def plan_weight_grad(
 @lru_cache(maxsize=1024)
 def plan_bias_grad(
     shape: tuple[int, int, int, int], dtype: np.dtype, axes: Axes, accumulate: bool, y: Strides, db: int
-) -> Program:
-    """Program of db; shape and strides count elements of dy in the user's layout."""
+) -> Program | None:
+    """Program of db, or None for plain loops; shape and strides count elements of dy in the user's layout."""
+    if choose("auto")[0] == "loops":
+        return None
     N, F, OH, OW = _nchw(shape, axes)
     y = _nchw(y, axes)
     vector_axis = {0: bias_grad.IMAGES, 1: bias_grad.FILTERS, 3: bias_grad.PIXELS}[axes.index(3)]
