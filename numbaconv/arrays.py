@@ -29,8 +29,7 @@ def as_array(name: str, value: Any, rank: int, form: str, dtype: np.dtype | None
         native = value.dtype.newbyteorder("=")
         if native not in FLOATS:
             raise TypeError(
-                f"{name} must be float32 or float64, got {value.dtype}; "
-                f"cast it with {name}.astype(np.float32)"
+                f"{name} must be float32 or float64, got {value.dtype}; cast it with {name}.astype(np.float32)"
             )
         value = value.astype(native)
     if dtype is not None and value.dtype != dtype:
@@ -78,17 +77,13 @@ def as_output(
     if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
         raise TypeError(f"out must be a numpy.ndarray, got {type(out).__name__}")
     if out.dtype != dtype or not out.dtype.isnative:
-        raise TypeError(
-            f"out must have the dtype of the inputs in native byte order, {dtype}, got {out.dtype}"
-        )
+        raise TypeError(f"out must have the dtype of the inputs in native byte order, {dtype}, got {out.dtype}")
     if out.shape != shape:
         raise ValueError(f"out must have the shape of the result, {shape}, got {out.shape}")
     if not out.flags.writeable:
         raise ValueError("out must be writeable, got a read-only array")
     if overlaps_itself(out):
-        raise ValueError(
-            f"out must not overlap itself, got shape {out.shape} with strides {out.strides} in bytes"
-        )
+        raise ValueError(f"out must not overlap itself, got shape {out.shape} with strides {out.strides} in bytes")
     for name, array in inputs.items():
         if array is not None and np.may_share_memory(out, array):
             raise ValueError(f"out must not overlap an input, got one that may share memory with {name}")
@@ -109,9 +104,7 @@ def overlaps_itself(array: Array) -> bool:
     """Whether two elements of `array` share a byte."""
     if array.flags.c_contiguous or array.size == 0:
         return False
-    axes = sorted(
-        (abs(s), extent) for s, extent in zip(array.strides, array.shape, strict=True) if extent > 1
-    )
+    axes = sorted((abs(s), extent) for s, extent in zip(array.strides, array.shape, strict=True) if extent > 1)
     reach = array.itemsize  # bytes that the axes so far cover
     for stride, extent in axes:
         if stride < reach:

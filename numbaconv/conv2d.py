@@ -100,9 +100,7 @@ class Conv2D:
         self.groups = as_int("groups", groups, 1)
         for name, channels in (("in_channels", self.in_channels), ("out_channels", self.out_channels)):
             if channels % self.groups:
-                raise ValueError(
-                    f"groups must divide {name}: got groups = {self.groups}, {name} = {channels}"
-                )
+                raise ValueError(f"groups must divide {name}: got groups = {self.groups}, {name} = {channels}")
         for name, value in (("bias", bias), ("flip", flip)):
             if not isinstance(value, bool | np.bool_):
                 raise TypeError(f"{name} must be True or False, got {value!r}")
@@ -227,9 +225,7 @@ class Conv2D:
         if missing := own.keys() - state.keys():
             raise KeyError(f"state lacks {sorted(missing)}; its keys must be {sorted(own)}")
         if unknown := state.keys() - own.keys():
-            raise KeyError(
-                f"state has unknown keys {sorted(map(str, unknown))}; it must have exactly {sorted(own)}"
-            )
+            raise KeyError(f"state has unknown keys {sorted(map(str, unknown))}; it must have exactly {sorted(own)}")
         arrays = {name: np.asarray(state[name]) for name in own}
         for name, array in arrays.items():
             if array.dtype.kind not in "fiu":

@@ -296,9 +296,7 @@ def conv2d_weight_grad(
     return finished(dw, out)
 
 
-def conv2d_bias_grad(
-    dy: Array, *, layout: str = "NCHW", out: Array | None = None, accumulate: bool = False
-) -> Array:
+def conv2d_bias_grad(dy: Array, *, layout: str = "NCHW", out: Array | None = None, accumulate: bool = False) -> Array:
     """Gradient of a loss with respect to the bias of y = conv2d(x, weight, bias).
 
     Parameters
@@ -404,6 +402,4 @@ def geometry_of(
 def _check_dy(dy: Array, geometry: Geometry, layout: str) -> None:
     expected = from_nchw(geometry.output_shape, layout)
     if dy.shape != expected:
-        raise ValueError(
-            f"dy must have the shape of the output, {expected} in layout {layout}, got {dy.shape}"
-        )
+        raise ValueError(f"dy must have the shape of the output, {expected} in layout {layout}, got {dy.shape}")

@@ -207,8 +207,7 @@ def make_geometry(
         raise ValueError(f"groups must divide the filters of weight: got groups = {groups}, F = {F}")
     if C // groups != CG:
         raise ValueError(
-            f"weight must have C / groups = {C // groups} channels for x with C = {C} and "
-            f"groups = {groups}, got {CG}"
+            f"weight must have C / groups = {C // groups} channels for x with C = {C} and groups = {groups}, got {CG}"
         )
     if padding == "valid":
         padding = (0, 0, 0, 0)
@@ -237,7 +236,6 @@ def make_geometry(
             size *= max(1, extent)
         if size > MAX_BYTES or max(stride) > MAX_BYTES or max(dilation) > MAX_BYTES:
             raise ValueError(
-                f"the size of {name}, {shape}, overflows (with padding {padding}, "
-                f"stride {stride}, dilation {dilation})"
+                f"the size of {name}, {shape}, overflows (with padding {padding}, stride {stride}, dilation {dilation})"
             )
     return Geometry(N, C, H, W, F, KH, KW, OH, OW, stride, dilation, padding, groups)

@@ -132,9 +132,7 @@ def gradcheck(
     is_layer = hasattr(target, "forward") and hasattr(target, "backward")
     function = target.forward if is_layer else target
     y = function(*inputs)
-    dy = generator.uniform(0.5, 1.5, y.shape).astype(y.dtype) * generator.choice([-1, 1], y.shape).astype(
-        y.dtype
-    )
+    dy = generator.uniform(0.5, 1.5, y.shape).astype(y.dtype) * generator.choice([-1, 1], y.shape).astype(y.dtype)
 
     labels = list(names) if names is not None else []
     labels = labels or (["x"] if len(inputs) == 1 else [f"input {i}" for i in range(len(inputs))])

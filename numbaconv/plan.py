@@ -104,9 +104,7 @@ class Plan:
         if self.program:
             lanes = tiling.lanes(self.dtype.itemsize)
             tile = f"register tile {tiling.MR} x {tiling.VECTORS * lanes} of {self.dtype}"
-            lines.append(
-                f"  {tile}, vectors of {lanes}; " + ("parallel" if self.program.parallel else "serial")
-            )
+            lines.append(f"  {tile}, vectors of {lanes}; " + ("parallel" if self.program.parallel else "serial"))
             lines.append("  blocks: " + ", ".join(f"{name} {size}" for name, size in self.blocks.items()))
             lines.append(
                 f"  scratch: {self.scratch_bytes:,} bytes a thread, {self.shared_bytes:,} shared; "
@@ -441,9 +439,7 @@ def _plan_depthwise(plan: Plan, x: Strides, y: Strides, start: int, w: Strides, 
             )
         ]
     program = Program(launches, names, buffers, taps + size(rows), dtype, g.flops >= PARALLEL_FLOPS // 8)
-    return replace(
-        plan, reason=f"{plan.reason}; depthwise", program=program, blocks={"channels": lanes, "rows": rows}
-    )
+    return replace(plan, reason=f"{plan.reason}; depthwise", program=program, blocks={"channels": lanes, "rows": rows})
 
 
 def _depthwise(

@@ -81,9 +81,7 @@ def as_images(x: Array, name: str, dtype: Any) -> Array:
     if x.ndim == 3:
         x = x[:, None]
     elif x.shape[3] in (1, 3, 4) and x.shape[1] > 4:
-        raise UserError(
-            f"x in {name} has shape {x.shape}, its channels last it seems; save x.transpose(0, 3, 1, 2)"
-        )
+        raise UserError(f"x in {name} has shape {x.shape}, its channels last it seems; save x.transpose(0, 3, 1, 2)")
     low, high = x.min(), x.max()
     if low == high:
         raise UserError(f"all pixels of x in {name} are {low}; there is nothing to learn from them")

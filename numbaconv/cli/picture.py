@@ -58,7 +58,7 @@ def _draw_history(figure: Any, history: Any) -> None:
     left.plot(epochs, history[:, 0], color=LOSS, **style)
     left.set(title="Training loss (cross-entropy)", xlabel="epoch", yscale="log")
     left.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    right.plot(epochs, 100 * history[:, 1], color=TRAIN, label="training images", **style)
+    right.plot(epochs, 100 * history[:, 1], color=TRAIN, label="training images, shifted", **style)
     right.plot(epochs, 100 * history[:, 2], color=TEST, label="test images", **style)
     right.set(title="Accuracy in %", xlabel="epoch")
     right.legend(loc="lower right")
@@ -102,5 +102,6 @@ def _draw_images(figure: Any, images: Images, predicted: Any) -> None:
                 axes.imshow(image.mean(axis=0), cmap="gray", vmin=low, vmax=high)
             guess, truth = images.labels[predicted[i]], images.labels[images.y_test[i]]
             axes.set_title(f"{guess} / {truth}", fontsize=11, color=RIGHT if guess == truth else WRONG)
-    below = f"; below, mistakes ({len(wrong)} in {len(predicted)})" if len(wrong) else ""
+    shown = f"the first {COLUMNS} of {len(wrong)}" if len(wrong) > COLUMNS else f"all {len(wrong)}"
+    below = f"; below, {shown} mistakes among {len(predicted)}" if len(wrong) else ""
     figure.suptitle(f"Test images, with prediction / truth{below}", fontsize=12)

@@ -76,9 +76,7 @@ def run(args: argparse.Namespace) -> int:
             images.shape, len(images.labels), seed=state.seed, dtype=dtype, algorithm=state.algorithm
         )
         velocity = checkpoint.restore(layers, saved, args.resume) if old else {}
-        print(
-            f"{name}: {images}, {len(images.y_train)} to train on, {len(images.y_test)} to test", flush=True
-        )
+        print(f"{name}: {images}, {len(images.y_train)} to train on, {len(images.y_test)} to test", flush=True)
         _compile(layers, images, state.batch_size)
     except ValueError as error:  # an algorithm that does not exist, or not for these layers
         raise UserError(f"--algorithm {state.algorithm}: {error}") from None

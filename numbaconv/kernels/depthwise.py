@@ -168,7 +168,11 @@ def depthwise_input_grad(scratch, arguments, worker):
         N, C, H, W, OH, OW, KH, KW, stride_h, stride_w, dilation_h, dilation_w, top, left,
         _, _, _, _, rows, strip_size, accumulate, scratch_size,
     ) = unpacked(arguments, SHAPE_COUNT)  # fmt: skip
-    dx, dy, weight = pointer(x_address, scratch), pointer(y_address, scratch), pointer(weight_address, scratch)
+    dx, dy, weight = (
+        pointer(x_address, scratch),
+        pointer(y_address, scratch),
+        pointer(weight_address, scratch),
+    )
     lanes = lanes_of(scratch)
     taps = moved(scratch, worker * scratch_size)
     strip = moved(taps, (KH * KW + 1) * lanes)
@@ -214,7 +218,11 @@ def depthwise_weight_grad(scratch, arguments, worker):
         N, C, H, W, OH, OW, KH, KW, stride_h, stride_w, dilation_h, dilation_w, top, left,
         _, _, partial_address, shares, rows, strip_size, _, scratch_size,
     ) = unpacked(arguments, SHAPE_COUNT)  # fmt: skip
-    x, dy, partial = pointer(x_address, scratch), pointer(y_address, scratch), pointer(partial_address, scratch)
+    x, dy, partial = (
+        pointer(x_address, scratch),
+        pointer(y_address, scratch),
+        pointer(partial_address, scratch),
+    )
     lanes = lanes_of(scratch)
     strip = moved(scratch, worker * scratch_size)
     grads = moved(strip, strip_size)
@@ -240,7 +248,21 @@ def depthwise_weight_grad(scratch, arguments, worker):
                 channels, oh * stride_h - top, -left,
             )  # fmt: skip
             pack_pixels(
-                grads, lanes, moved(dy, n * y_n + c * y_c), y_n, y_c, y_h, y_w, OH, OW, 1, height, OW, channels, oh, 0
+                grads,
+                lanes,
+                moved(dy, n * y_n + c * y_c),
+                y_n,
+                y_c,
+                y_h,
+                y_w,
+                OH,
+                OW,
+                1,
+                height,
+                OW,
+                channels,
+                oh,
+                0,
             )
             for kh in range(KH):
                 for kw in range(KW):

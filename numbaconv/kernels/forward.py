@@ -135,17 +135,15 @@ def forward(scratch, arguments, worker):
         for c in range(0, max(C, 1), KC):
             channels = min(KC, C - c)
             pack_input(
-                panel, pitch, strip, strip_size, moved(x, (group * C + c) * x_c), x_n, x_c, x_h, x_w, H, W, channels, KH, KW,
-                OH, OW, N, stride_h, stride_w, offset_h, offset_w, dilation_h, dilation_w, batch_runs,
+                panel, pitch, strip, strip_size, moved(x, (group * C + c) * x_c), x_n, x_c, x_h, x_w, H, W, channels,
+                KH, KW, OH, OW, N, stride_h, stride_w, offset_h, offset_w, dilation_h, dilation_w, batch_runs,
                 start, count,
             )  # fmt: skip
             a = moved(panels, group * group_pitch + f // MR * a_pitch + c * taps * MR)
-            macro_kernel(
-                rows, count, (1, 1, channels * taps), (0, 0, pitch), a, a_pitch, panel, sums, pitch, c == 0
-            )
+            macro_kernel(rows, count, (1, 1, channels * taps), (0, 0, pitch), a, a_pitch, panel, sums, pitch, c == 0)
         unpack_output(
-            sums, pitch, rows, (moved(bias, (group * F + f) * bias_f), bias_f, bias_address != 0), moved(y, (group * F + f) * y_f),
-            y_n, y_f, y_h, y_w, N, OH, OW, batch_runs, start, count, accumulate,
+            sums, pitch, rows, (moved(bias, (group * F + f) * bias_f), bias_f, bias_address != 0),
+            moved(y, (group * F + f) * y_f), y_n, y_f, y_h, y_w, N, OH, OW, batch_runs, start, count, accumulate,
         )  # fmt: skip
 
 

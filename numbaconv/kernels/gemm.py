@@ -24,10 +24,7 @@ def make_micro_kernel(rows, vectors):
 
     @njit(error_model="numpy")
     def micro_kernel(shape, pitches, a, b, c, c_pitch, fresh):
-        if fresh:
-            tile = tile_zero(c, rows, vectors)
-        else:
-            tile = tile_load(c, c_pitch, rows, vectors)
+        tile = tile_zero(c, rows, vectors) if fresh else tile_load(c, c_pitch, rows, vectors)
         depth, height, width = shape
         b_depth, b_height, b_width = pitches
         for d in range(depth):
@@ -52,8 +49,8 @@ micro_1_wide, micro_1 = make_micro_kernel(1, VECTORS), make_micro_kernel(1, 1)
 def macro_kernel(rows, columns, shape, pitches, a, a_pitch, b, c, c_pitch, fresh):
     """c[:rows, :columns] (= if fresh, else +=) the product.
 
-    Panels of a lie a_pitch apart. Writes whole tiles: c has room for `rows` rounded up to MR and `columns` rounded up to lanes, and
-    b may be read as far.
+    Panels of a lie a_pitch apart. Writes whole tiles: c has room for `rows` rounded up to MR and `columns` rounded up
+    to lanes, and b may be read as far.
     """
     lanes = lanes_of(c)
     for r in range(0, rows, MR):  # a panel of a: stays in L1

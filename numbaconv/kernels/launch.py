@@ -1,8 +1,9 @@
 """How kernels are compiled, kept and started.
 
-A kernel takes three things: scratch memory, an array of int64 arguments, and the number of its worker. Workers claim pieces of work from a counter in arguments[0] until none is left, so that who does a
-piece is open and what the piece is is not. Each kernel is compiled once per dtype, as a C function; one small
-parallel driver starts any of them by its address, so that no kernel is compiled again inside another.
+A kernel takes three things: scratch memory, an array of int64 arguments, and the number of its worker. Workers claim
+pieces of work from a counter in arguments[0] until none is left: who does a piece is open, what the piece is is not.
+Each kernel is compiled once per dtype, as a C function; one small parallel driver starts any of them by its address,
+so that no kernel is compiled again inside another.
 """
 
 from __future__ import annotations
@@ -61,7 +62,12 @@ def prepare(a, b, c, out, program, memory):
     """(arguments, address of the workers' scratch), or (no arguments, 0) where an array is not aligned."""
     # Addresses are unsigned, and unsigned with signed would be a float.
     base = (np.int64(memory.ctypes.data) + 63) // 64 * 64
-    addresses = np.int64(a.ctypes.data), np.int64(b.ctypes.data), np.int64(c.ctypes.data), np.int64(out.ctypes.data)
+    addresses = (
+        np.int64(a.ctypes.data),
+        np.int64(b.ctypes.data),
+        np.int64(c.ctypes.data),
+        np.int64(out.ctypes.data),
+    )
     sources = (*addresses, base)
     for source in sources:
         if source % a.itemsize != 0:

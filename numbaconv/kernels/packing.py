@@ -105,9 +105,7 @@ def fill_lines(
                     source = moved(x, n * x_n + c * x_c + h * x_h + w * x_w)
                     if by_channel:
                         block = min(lanes, channels - c)
-                        fill_channels(
-                            moved(line, j), KH * KW * pitch, source, step, first, last, count, block
-                        )
+                        fill_channels(moved(line, j), KH * KW * pitch, source, step, first, last, count, block)
                     else:
                         copy_run(moved(line, j), source, step, first, last, count)
                     j += count
@@ -218,9 +216,7 @@ def pack_input(
 
 
 @njit(error_model="numpy")
-def unpack_output(
-    sums, pitch, rows, bias, y, y_n, y_f, y_h, y_w, N, OH, OW, batch_runs, start, pixels, accumulate
-):
+def unpack_output(sums, pitch, rows, bias, y, y_n, y_f, y_h, y_w, N, OH, OW, batch_runs, start, pixels, accumulate):
     """y[f, pixel start + j] (+)= sums[f, j] + bias[f] for f < rows, j < pixels; `bias` is (pointer, step, whether)."""
     lanes = lanes_of(sums)
     A, B, R = (OH, OW, N) if batch_runs else (N, OH, OW)
@@ -239,10 +235,7 @@ def unpack_output(
         ab, r = divmod(start + j, R)
         a, b = divmod(ab, B)
         count = min(R - r, pixels - j)
-        if batch_runs:
-            out = moved(y, a * y_h + b * y_w + r * y_n)
-        else:
-            out = moved(y, a * y_n + b * y_h + r * y_w)
+        out = moved(y, a * y_h + b * y_w + r * y_n) if batch_runs else moved(y, a * y_n + b * y_h + r * y_w)
         if y_f == 1 and step != 1 and not accumulate:
             for f in range(0, rows, lanes):
                 for i in range(0, count, lanes):
@@ -376,9 +369,7 @@ def pack_output_grad(panels, MR, dy, y_n, y_f, y_h, y_w, images, rows, columns, 
                         vector_store_first(out, w * MR, vector, count)
                 elif y_w == 1:
                     for w in range(0, width, lanes):
-                        transpose_block(
-                            moved(out, w * MR), MR, moved(source, w), y_f, count, min(lanes, width - w)
-                        )
+                        transpose_block(moved(out, w * MR), MR, moved(source, w), y_f, count, min(lanes, width - w))
                 else:
                     for w in range(width):
                         for r in range(count):

@@ -439,9 +439,7 @@ def tile_multiply_add(typingctx, tile, a, b):
     def generate(context, builder, signature, args):
         value, left, right = args
         vector = tile.vector
-        columns = [
-            emit_load(builder, right, ir.Constant(I64, v * vector.lanes), vector) for v in range(tile.vectors)
-        ]
+        columns = [emit_load(builder, right, ir.Constant(I64, v * vector.lanes), vector) for v in range(tile.vectors)]
         kind = element(vector.dtype)
         for r in range(tile.rows):
             address = builder.gep(left, [ir.Constant(I64, r)], source_etype=kind)
