@@ -1,0 +1,107 @@
+"""The same bits from run to run, for any number of threads, and for an image alone or in a batch."""
+
+import numpy as np
+import pytest
+
+from .cases import (
+    ALGORITHMS,
+    COMMON,
+    LIGHT_BLOCKS,
+    SHAPES,
+    Case,
+    each_algorithm,
+    each_dtype,
+    each_layout,
+    each_pass,
+)
+from .problem import Problem, assert_same_bits
+from .process import run_python
+
+# Sizes at which a reduction could be shared out: long in depth, in pixels, in images, with few results each.
+REDUCTIONS = (
+    COMMON,
+    Case("one_filter", 1, 1, 70, 71, 1, 3, 3, padding=1),
+    Case("deep", 1, 257, 5, 5, 2, 3, 3, padding=1),
+    Case("many_images", 33, 2, 9, 9, 3, 3, 3, padding=1),
+    Case("strided", 3, 5, 33, 35, 7, 3, 3, stride=2, padding=1),
+)
+each_case = pytest.mark.parametrize("case", REDUCTIONS + LIGHT_BLOCKS, ids=str)
+
+
+def skip_unless_supported(case, algorithm):
+    if not case.supports(algorithm):
+        pytest.skip(f"{algorithm} does not do this case")
+
+
+@each_pass
+@each_dtype
+@each_layout
+@each_case
+@each_algorithm
+def test_threads(algorithm, case, layout, dtype, name, set_threads):
+    skip_unless_supported(case, algorithm)
+    problem = Problem.normals(case, dtype, layout)
+    set_threads(1)
+    alone = problem.run(name, algorithm)
+    set_threads(2)
+    for _ in range(2):
+        assert_same_bits(problem.run(name, algorithm), alone)
+
+
+@pytest.mark.parametrize("name", ("conv2d", "conv2d_input_grad"))
+@each_dtype
+@each_layout
+@pytest.mark.parametrize("case", (COMMON, Case("batch_of_19", 19, 3, 6, 5, 7, 3, 3, padding=1)), ids=str)
+@each_algorithm
+def test_image_alone_or_in_a_batch(algorithm, case, layout, dtype, name):
+    skip_unless_supported(case, algorithm)
+    problem = Problem.normals(case, dtype, layout)
+    axis = layout.index("N")
+    batch = problem.run(name, algorithm)
+    for count in (1, 2):
+        for first in range(0, case.N - count + 1, count):
+            images = [first + i for i in range(count)]
+            part = Problem(
+                case,
+                layout,
+                False,
+                np.take(problem.x, images, axis),
+                problem.weight,
+                problem.bias,
+                np.take(problem.dy, images, axis),
+            )
+            assert_same_bits(part.run(name, algorithm), np.take(batch, images, axis))
+
+
+DIGESTS = """
+import hashlib, numba
+from tests.cases import ALGORITHMS, PASSES
+from tests.problem import Problem
+from tests.test_determinism import REDUCTIONS
+
+digest = hashlib.sha256()
+for case in REDUCTIONS:
+    problem = Problem.normals(case)
+    for name in PASSES:
+        for algorithm in ALGORITHMS:
+            if case.supports(algorithm):
+                digest.update(problem.run(name, algorithm).tobytes())
+print(numba.get_num_threads(), digest.hexdigest())
+"""
+
+
+@pytest.mark.slow
+def test_processes_with_different_numbers_of_threads():
+    """More threads than results, than images, and than cores."""
+    lines = [run_python(DIGESTS, NUMBA_NUM_THREADS=str(count)).split() for count in (1, 2, 3, 7)]
+    assert [int(count) for count, _ in lines] == [1, 2, 3, 7]
+    assert len({digest for _, digest in lines}) == 1
+
+
+def test_repeated_calls():
+    """With other calls between them."""
+    problems = [Problem.normals(case) for case in SHAPES[:12]]
+    first = [problem.run("conv2d_weight_grad", ALGORITHMS[0]) for problem in problems]
+    for _ in range(3):
+        for problem, desired in zip(problems, first, strict=True):
+            assert_same_bits(problem.run("conv2d_weight_grad", ALGORITHMS[0]), desired)
