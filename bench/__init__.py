@@ -1,0 +1,1 @@
+"""Benchmarks: `python -m bench.loops` times loops against compiled loops."""
