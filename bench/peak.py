@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -21,7 +22,9 @@ CHAINS = 24 if tiling.AVX512 or tiling.NEON else 12
 SCALE, OFFSET = 0.5, 1.0
 
 # A round has to be short, to fit between two interruptions, and long against the start of a thread.
-ROUND_SECONDS = 0.004
+ROUND_SECONDS = 0.002
+# Part of a round in which all threads have to be at work at once.
+OVERLAP = 0.9
 
 
 class PeakError(RuntimeError):
@@ -62,6 +65,18 @@ def make_chains(dtype: np.dtype):
     return cfunc(types.void(types.CPointer(from_dtype(dtype)), types.int64))(chains)
 
 
+def combined_rate(work: float, spans: Sequence[tuple[float, float]]) -> float:
+    """Rate of threads that each did `work`: the sum of their rates if they ran side by side.
+
+    Where they did not, they may have shared a core, and only the time from first start to last end counts.
+    """
+    starts, ends = zip(*spans, strict=True)
+    longest = max(end - start for start, end in spans)
+    if min(ends) - max(starts) >= OVERLAP * longest:
+        return sum(work / (end - start) for start, end in spans)
+    return len(spans) * work / (max(ends) - min(starts))
+
+
 class Peak:
     """The highest rate seen so far, on `threads` threads; more rounds can only raise it.
 
@@ -79,7 +94,8 @@ class Peak:
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
         self._barrier = threading.Barrier(threads)
         self._steps = 10_000
-        self._steps = round(self._steps * ROUND_SECONDS / min(self._run_round() for _ in range(20)))
+        best = min(end - start for _ in range(20) for start, end in self._run_round())
+        self._steps = round(self._steps * ROUND_SECONDS / best)
 
     def reset(self) -> None:
         """Write the first tile and the operands of each thread."""
@@ -96,20 +112,18 @@ class Peak:
         self.compiled.ctypes(pointer, steps)
         return start, time.perf_counter()
 
-    def _run_round(self) -> float:
-        """Seconds of one round: from the first thread's start to the last one's end."""
+    def _run_round(self) -> list[tuple[float, float]]:
+        """Run all threads at once: when each began and ended."""
         self.reset()
         if self._pool is None:
-            start, end = self.run(0, self._steps)
-            return end - start
-        spans = list(self._pool.map(self.run, range(self.threads), [self._steps] * self.threads))
-        return max(end for _, end in spans) - min(start for start, _ in spans)
+            return [self.run(0, self._steps)]
+        return list(self._pool.map(self.run, range(self.threads), [self._steps] * self.threads))
 
     def measure(self, rounds: int = 20) -> float:
         """Floating-point operations a second, the highest rate of these rounds and of all before."""
-        work = 2 * CHAINS * self._lanes * self._steps * self.threads
+        work = 2 * CHAINS * self._lanes * self._steps
         for _ in range(rounds):
-            self.flops = max(self.flops, work / self._run_round())
+            self.flops = max(self.flops, combined_rate(work, self._run_round()))
         return self.flops
 
     def check(self, rate: float, what: str, tolerance: float = 0.03) -> None:

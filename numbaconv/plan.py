@@ -288,22 +288,27 @@ def block_forward(p: Product, dtype: np.dtype) -> forward.Blocking:
 def block_weight_grad(g: Geometry, dtype: np.dtype) -> weight_grad.Blocking:
     """Blocks of the weight-gradient nest, from the shape alone."""
     lanes = tiling.lanes(dtype.itemsize)
-    budget = tiling.PANEL_BYTES // dtype.itemsize
+    # The strip and the panels of dy share the scratch of a worker; gathered taps take a half of the strip's part.
+    budget = tiling.PANEL_BYTES * 3 // 4 // dtype.itemsize
     C, F = g.C // g.groups, g.F // g.groups
     # A 1 x 1 kernel uses what was packed once per pixel only, so its blocks have to be larger.
     most_C, most_F = (64, 128) if g.KH * g.KW > 1 else (256, 256)
     CB = max(1, min(C, _round_up(-(-C // max(1, -(-C // most_C))), lanes)))
     FB = _round_up(-(-F // -(-F // most_F)), tiling.MR)
+    reach = ((g.KH - 1) * g.dilation[0] + 1) * ((g.KW - 1) * g.dilation[1] + 1)
+    while CB > lanes and reach * CB > budget:
+        CB = _round_up(CB // 2, lanes)
 
     def strip(images: int, rows: int, columns: int) -> int:
         height = (rows - 1) * g.stride[0] + (g.KH - 1) * g.dilation[0] + 1
         return images * height * ((columns - 1) * g.stride[1] + (g.KW - 1) * g.dilation[1] + 1) * CB
 
-    depth = tiling.DEPTH
+    depth = min(tiling.DEPTH, max(1, budget // FB))
     row, kernel = -(-CB * g.KW // lanes), -(-CB * g.KH * g.KW // lanes)
     gathers = C == CB and g.dilation[1] == 1 and row * g.KH > GATHERING_GAIN * kernel
     if gathers:
-        depth = max(1, min(depth, budget // (kernel * lanes)))
+        depth = max(1, min(depth, budget // 2 // (kernel * lanes)))
+        budget //= 2
     columns = min(g.OW, depth)
     while columns > 1 and strip(1, 1, columns) > budget:
         columns = -(-columns // 2)
