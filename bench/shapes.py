@@ -90,7 +90,7 @@ class Layer:
     @property
     def spec(self) -> str:
         """The layer as `--shape` takes it."""
-        pairs = ("x".join(map(str, pair)) for pair in (self.stride, self.padding, self.dilation))
+        pairs = map(_pair, (self.stride, self.padding, self.dilation))
         numbers = (self.N, self.C, self.H, self.W, self.F, self.KH, self.KW, *pairs, self.groups)
         return ",".join(map(str, numbers))
 
@@ -98,22 +98,21 @@ class Layer:
 def _taps_inside(extent: int, outputs: int, taps: int, stride: int, padding: int, dilation: int) -> int:
     """Pairs of an output and a tap that meet inside the image, along one axis."""
     return sum(
-        0 <= output * stride - padding + tap * dilation < extent
-        for output in range(outputs)
-        for tap in range(taps)
+        0 <= output * stride - padding + tap * dilation < extent for output in range(outputs) for tap in range(taps)
     )
+
+
+def _pair(values: tuple[int, int]) -> str:
+    """One number for two that are equal."""
+    return str(values[0]) if values[0] == values[1] else f"{values[0]}x{values[1]}"
 
 
 def describe(layer: Layer) -> str:
     """A name like those in layers.json, with the batch and everything that is not the default."""
-
-    def pair(first: int, second: int) -> str:
-        return str(first) if first == second else f"{first}x{second}"
-
-    words = [f"{layer.N} of {layer.C}>{layer.F}@{pair(layer.H, layer.W)}"]
-    words += [f"{layer.KH}x{layer.KW}/{pair(*layer.stride)}"]
-    words += [f"pad {pair(*layer.padding)}"] * (layer.padding != (0, 0))
-    words += [f"dilation {pair(*layer.dilation)}"] * (layer.dilation != (1, 1))
+    words = [f"{layer.N} of {layer.C}>{layer.F}@{_pair((layer.H, layer.W))}"]
+    words += [f"{layer.KH}x{layer.KW}/{_pair(layer.stride)}"]
+    words += [f"pad {_pair(layer.padding)}"] * (layer.padding != (0, 0))
+    words += [f"dilation {_pair(layer.dilation)}"] * (layer.dilation != (1, 1))
     words += [f"groups {layer.groups}"] * (layer.groups > 1)
     return " ".join(words)
 
@@ -210,7 +209,7 @@ def _draw(rng: random.Random, network: str) -> Layer | None:
     KH = rng.choices(range(1, 8), (30, 6, 34, 4, 14, 4, 8))[0]
     KW = KH if rng.random() < 0.85 else rng.randint(1, 7)
     stride = rng.choices((1, 2, 3), (6, 3, 1))[0]
-    dilation = rng.choices((1, 2), (9, 1))[0]
+    dilation = rng.choices((1, 2), (9, 1))[0] if KH * KW > 1 else 1
     groups = 1
     grouping = rng.random()
     if grouping < 0.12:  # depthwise, sometimes with two filters a channel

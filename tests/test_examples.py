@@ -31,9 +31,7 @@ def bright_halves(N=40, shape=(1, 8, 8), seed=0):
 
 def trained(epochs, x, y, **options):
     layers, velocity = digits.network(x.shape[1:], 2, seed=options.get("seed", 0)), {}
-    steps = [
-        step for e in range(1, epochs + 1) for step in digits.train_epoch(layers, velocity, x, y, e, **options)
-    ]
+    steps = [step for e in range(1, epochs + 1) for step in digits.train_epoch(layers, velocity, x, y, e, **options)]
     return layers, steps
 
 
@@ -76,7 +74,7 @@ def test_cross_entropy_is_its_definition():
     report = gradcheck(
         lambda s: np.array([digits.cross_entropy(s, y)[0]]),
         scores,
-        gradient=lambda dy, s: digits.cross_entropy(s, y)[1] * dy[0],
+        gradient=lambda dy, s: (digits.cross_entropy(s, y)[1] * dy[0],),
     )
     assert report, report
 

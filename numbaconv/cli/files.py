@@ -49,10 +49,11 @@ def reason(error: BaseException) -> str:
 def read_npz(path: str, advice: str) -> dict[str, np.ndarray]:
     """Read all arrays of an ``.npz`` file; `advice` ends the message when that fails."""
     try:
-        content = np.load(path, allow_pickle=False)
-        if isinstance(content, np.ndarray):
-            raise ValueError("it holds a single array")
-        with content:
+        # Opened here because NumPy leaves a damaged archive open.
+        with Path(path).open("rb") as file:
+            content = np.load(file, allow_pickle=False)
+            if isinstance(content, np.ndarray):
+                raise ValueError("it holds a single array")
             return dict(content)
     except READ_ERRORS as error:
         # NumPy takes whatever has no known signature for a pickle, and its message is about that.

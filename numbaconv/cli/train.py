@@ -68,7 +68,9 @@ def run(args: argparse.Namespace) -> int:
     saved, old = checkpoint.read(args.resume) if args.resume else ({}, None)
     name = str(args.data or (old.data if old else DEFAULTS["data"]))
     out, plot = _outputs(args, name)
-    dtype = np.dtype(args.dtype or (saved["0.weight"].dtype if old else np.float32))
+    dtype = saved["0.weight"].dtype if old else np.dtype(args.dtype or np.float32)
+    if args.dtype not in (None, dtype):
+        raise UserError(f"{args.resume} holds {dtype} weights; leave --dtype {args.dtype} out")
     images = load(name, dtype)
     state = _start(args, name, images, old)
     try:

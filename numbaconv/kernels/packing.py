@@ -43,7 +43,10 @@ def copy_run(destination, source, step, first, last, count):
                 vector_store(destination, i, vector_load_first(source, i, count - i))
         else:
             for i in range(0, count, lanes):
-                vector_store(destination, i, vector_load_between(source, i, first - i, last - i))
+                if first <= i and i + lanes <= last:
+                    vector_store(destination, i, vector_load(source, i))
+                else:
+                    vector_store(destination, i, vector_load_between(source, i, first - i, last - i))
     elif step == 2:
         for i in range(0, count, lanes):
             start, end = 2 * (first - i), 2 * (last - i) - 1
@@ -131,6 +134,36 @@ def fill_channels(destination, pitch, source, step, first, last, count, channels
 
 
 @njit(error_model="numpy")
+def copy_rows(destination, source, head, count, width, step):
+    """Copy `count` elements out of rows `step` apart: `head` from the first, which ends at its end, then `width` each.
+
+    May write up to lanes - 1 elements more, and read as many.
+    """
+    lanes = lanes_of(destination)
+    if width <= lanes:
+        # One vector a row, and no counting: what a row writes too much, the next one writes over.
+        vector_store(destination, 0, vector_load(source, 0))
+        destination = moved(destination, head)
+        source = moved(source, step - (width - head))
+        for _ in range((count - head + width - 1) // width):
+            vector_store(destination, 0, vector_load(source, 0))
+            destination = moved(destination, width)
+            source = moved(source, step)
+        return
+    for k in range(0, head, lanes):
+        vector_store(destination, k, vector_load(source, k))
+    done = head
+    source = moved(source, step - (width - head))
+    while done + width <= count:
+        for k in range(0, width, lanes):
+            vector_store(destination, done + k, vector_load(source, k))
+        done += width
+        source = moved(source, step)
+    for k in range(0, count - done, lanes):
+        vector_store(destination, done + k, vector_load(source, k))
+
+
+@njit(error_model="numpy")
 def pack_input(
     lines, pitch, strip, strip_size, x, x_n, x_c, x_h, x_w, H, W, channels, KH, KW, OH, OW, N,
     stride_h, stride_w, offset_h, offset_w, dilation_h, dilation_w, batch_runs, start, pixels,
@@ -174,27 +207,22 @@ def pack_input(
             column = ow if rows == 1 else 0
             span = (rows - 1) * stride_h + (KH - 1) * abs(dilation_h) + 1
             columns = plane if rows > 1 else (count + (KW - 1) * abs(dilation_w) // stride_w + 1)
-            for v in range(span):
-                h = oh * stride_h + top + v
-                for p in range(stride_w):
-                    w = column * stride_w + left + p
-                    first, last = inside(w, stride_w, W, columns)
-                    if not 0 <= h < H:
-                        first, last = 0, 0
-                    source = moved(x, n * x_n + c * x_c + h * x_h + w * x_w)
-                    out = moved(strip, v * row_pitch + p * plane)
-                    if by_channel:
-                        fill_channels(out, image, source, stride_w * x_w, first, last, columns, here)
-                    else:
-                        for i in range(here):
-                            copy_run(
-                                moved(out, i * image),
-                                moved(source, i * x_c),
-                                stride_w * x_w,
-                                first,
-                                last,
-                                columns,
-                            )
+            step = stride_w * x_w
+            for p in range(stride_w):
+                w = column * stride_w + left + p
+                first, last = inside(w, stride_w, W, columns)
+                for i in range(1 if by_channel else here):  # rows of a channel follow each other in memory
+                    source = moved(x, n * x_n + (c + i) * x_c + w * x_w)
+                    for v in range(span):
+                        h = oh * stride_h + top + v
+                        out = moved(strip, i * image + v * row_pitch + p * plane)
+                        if by_channel:
+                            end = last if 0 <= h < H else first
+                            fill_channels(out, image, moved(source, h * x_h), step, first, end, columns, here)
+                        elif 0 <= h < H:
+                            copy_run(out, moved(source, h * x_h), step, first, last, columns)
+                        else:
+                            clear(out, columns)
             for i in range(here):
                 for kh in range(KH):
                     v = kh * dilation_h - min(0, (KH - 1) * dilation_h)
@@ -203,15 +231,7 @@ def pack_input(
                         u, p = divmod(u, stride_w)
                         source = moved(strip, i * image + v * row_pitch + p * plane + u + ow - column)
                         line = moved(lines, (((c + i) * KH + kh) * KW + kw) * pitch + j)
-                        # The first row may start, and the last one end, inside the image.
-                        todo, length = count, min(OW - ow, count)
-                        while todo > 0:
-                            for k in range(0, length, lanes):
-                                vector_store(line, k, vector_load(source, k))
-                            line = moved(line, length)
-                            source = moved(source, row_pitch * stride_h + length - OW)
-                            todo -= length
-                            length = min(OW, todo)
+                        copy_rows(line, source, min(OW - ow, count), count, OW, row_pitch * stride_h)
             j += count
 
 
