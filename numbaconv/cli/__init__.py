@@ -1,4 +1,4 @@
-"""The command line: ``python -m numbaconv {train, info}``.
+"""The command line: ``python -m numbaconv {train, info, warmup}``.
 
 Each command is a module with `add_arguments` for its options and `run`, which returns the exit code.
 A mistake of the user's is one line on stderr and exit code 2, Ctrl-C is exit code 130.
@@ -12,10 +12,10 @@ from collections.abc import Sequence
 
 import numbaconv
 
-from . import info, train
+from . import info, train, warmup
 from .files import UserError
 
-COMMANDS = {"train": train, "info": info}
+COMMANDS = {"train": train, "info": info, "warmup": warmup}
 
 
 def build_parser() -> argparse.ArgumentParser:

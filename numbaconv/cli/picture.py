@@ -36,9 +36,10 @@ def draw(
     """
     # Figure without pyplot: no window, no global state, no display needed.
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=(11, 7.5), dpi=120, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.08)
+    layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08)
+    figure = Figure(figsize=(11, 7.5), dpi=120, layout=layout)
     figure.suptitle(title, fontsize=14)
     halves: Any = figure.subfigures(2, 1, height_ratios=[1.25, 1], hspace=0.04)
     top, bottom = halves
@@ -61,7 +62,7 @@ def _draw_history(figure: Any, history: Any) -> None:
     right.plot(epochs, 100 * history[:, 1], color=TRAIN, label="training images, shifted", **style)
     right.plot(epochs, 100 * history[:, 2], color=TEST, label="test images", **style)
     right.set(title="Accuracy in %", xlabel="epoch")
-    right.legend(loc="lower right")
+    right.legend(loc="best")
     for axes in (left, right):
         axes.grid(alpha=0.3, which="both")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
@@ -84,14 +85,14 @@ def _draw_filters(figure: Any, weight: Any) -> None:
 
 
 def _draw_images(figure: Any, images: Images, predicted: Any) -> None:
-    """One row of the first test images, one of the first mistakes."""
-    rows = {"first": np.arange(min(COLUMNS, len(predicted)))}
+    """One row of test images, one of mistakes, both from all over the set, which may be sorted."""
+    rows = [_spread(np.arange(len(predicted)))]
     wrong = np.flatnonzero(predicted != images.y_test)
     if len(wrong):
-        rows["wrong"] = wrong[:COLUMNS]
+        rows.append(_spread(wrong))
     low, high = images.x_test.min(), images.x_test.max()
     grid = figure.subplots(len(rows), COLUMNS, squeeze=False)
-    for line, members in zip(grid, rows.values(), strict=True):
+    for line, members in zip(grid, rows, strict=True):
         for axes in line:
             axes.axis("off")
         for axes, i in zip(line, members, strict=False):
@@ -102,6 +103,11 @@ def _draw_images(figure: Any, images: Images, predicted: Any) -> None:
                 axes.imshow(image.mean(axis=0), cmap="gray", vmin=low, vmax=high)
             guess, truth = images.labels[predicted[i]], images.labels[images.y_test[i]]
             axes.set_title(f"{guess} / {truth}", fontsize=11, color=RIGHT if guess == truth else WRONG)
-    shown = f"the first {COLUMNS} of {len(wrong)}" if len(wrong) > COLUMNS else f"all {len(wrong)}"
-    below = f"; below, {shown} mistakes among {len(predicted)}" if len(wrong) else ""
+    shown = f"{COLUMNS} of " if len(wrong) > COLUMNS else ""
+    below = f"; below, {shown}the {len(wrong)} mistakes in {len(predicted)}" if len(wrong) else ""
     figure.suptitle(f"Test images, with prediction / truth{below}", fontsize=12)
+
+
+def _spread(members: Any) -> Any:
+    """At most one member for each column, at equal distances."""
+    return members[:: -(-len(members) // COLUMNS)]

@@ -1,0 +1,222 @@
+"""What the direct engine promises beyond right results: bounded scratch, plans that print, code without spills."""
+
+import re
+
+import numpy as np
+import pytest
+from numba import njit, types
+
+import numbaconv
+from numbaconv import plan
+from numbaconv.kernels import gemm, tiling
+from numbaconv.kernels.simd import pointer
+from tests.process import run_python
+
+MIB = 1 << 20
+
+SHAPES = {
+    "large 3x3": ((8, 64, 224, 224), (64, 64, 3, 3), {"padding": 1}),
+    "wide rows": ((1, 16, 8, 8000), (32, 16, 3, 3), {}),
+    "deep": ((4, 2048, 7, 7), (512, 2048, 3, 3), {"padding": 1}),
+    "1x1": ((4, 1024, 14, 14), (2048, 1024, 1, 1), {"stride": 2}),
+    "first layer": ((4, 3, 224, 224), (64, 3, 11, 11), {"stride": 4, "padding": 2}),
+    "dilated": ((2, 32, 64, 64), (32, 32, 3, 3), {"dilation": 16, "padding": 16}),
+    "depthwise": ((4, 512, 224, 224), (512, 1, 3, 3), {"groups": 512, "padding": 1}),
+    "wide depthwise": ((1, 64, 4, 20000), (64, 1, 3, 3), {"groups": 64}),
+}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", SHAPES)
+def test_scratch_is_bounded(name, dtype):
+    """A worker has at most 1 MiB and a little, whatever N, H and W are."""
+    shape, weight_shape, options = SHAPES[name]
+    explained = numbaconv.explain(shape, weight_shape, dtype=dtype, **options)
+    for chosen in explained.plans:
+        assert 0 < chosen.scratch_bytes <= MIB + 16 * 1024, str(chosen)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_shared_scratch_does_not_grow_with_the_images(name):
+    """Packed weights and partial sums: four times the images and eight times the pixels need no more."""
+    (N, C, H, W), weight_shape, options = SHAPES[name]
+    small = numbaconv.explain((2 * N, C, 2 * H, 2 * W), weight_shape, **options)
+    large = numbaconv.explain((8 * N, C, 8 * H, 4 * W), weight_shape, **options)
+    weight_bytes = 4 * np.prod(weight_shape)
+    for before, after in zip(small.plans, large.plans, strict=True):
+        assert after.shared_bytes <= before.shared_bytes + 64 * 4
+        # Sixteen shares of partial sums, whose lines are padded to whole vectors and tiles.
+        assert after.shared_bytes <= 16 * (4 * weight_bytes + 64 * 1024)
+
+
+def test_memory_of_a_call_is_what_explain_says():
+    """tracemalloc sees NumPy's allocations, scratch included: y, and what the plan printed."""
+    import tracemalloc
+
+    x = np.ones((2, 16, 64, 64), np.float32)
+    weight = np.ones((16, 16, 3, 3), np.float32)
+    chosen = numbaconv.explain(x.shape, weight.shape, padding=1).forward
+    numbaconv.conv2d(x, weight, padding=1)
+    tracemalloc.start()
+    y = numbaconv.conv2d(x, weight, padding=1)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    import numba
+
+    workers = numba.get_num_threads()
+    assert peak <= y.nbytes + chosen.shared_bytes + workers * chosen.scratch_bytes + 64 * 1024
+
+
+def test_explanation_names_algorithm_tile_blocks_bytes_and_flops():
+    text = str(numbaconv.explain((4, 64, 56, 56), (64, 64, 3, 3), padding=1))
+    for pass_ in ("forward", "input gradient", "weight gradient"):
+        assert f"{pass_}: direct (" in text
+    lanes = tiling.lanes(4)
+    assert f"register tile {tiling.MR} x {tiling.VECTORS * lanes}" in text
+    assert re.search(r"scratch: [\d,]+ bytes a thread, [\d,]+ shared", text)
+    assert f"{2 * 4 * 64 * 64 * 56 * 56 * 9:,} floating-point operations" in text
+    assert "loops (asked for by name)" in str(numbaconv.explain((1, 1, 4, 4), (1, 1, 3, 3), algorithm="loops"))
+
+
+def test_layer_explains_itself():
+    layer = numbaconv.Conv2D(3, 8, 3, stride=2, layout="NHWC", algorithm="direct")
+    assert layer.explain((2, 9, 9, 3)).geometry.output_shape == (2, 8, 4, 4)
+    with pytest.raises(ValueError, match="input_shape"):
+        layer.explain((9, 9, 3))
+
+
+def make_product(rows, columns, depth, rng):
+    a = rng.integers(-4, 5, (depth, rows)).astype(np.float32)
+    b = rng.integers(-4, 5, (depth, columns)).astype(np.float32)
+    return a, b
+
+
+@njit
+def run_macro_kernel(panels, b, c, rows, columns, depth, fresh):
+    like = pointer(np.int64(c.ctypes.data), gemm_pointer(c))
+    gemm.macro_kernel(
+        rows,
+        columns,
+        (1, 1, depth),
+        (0, 0, b.shape[1]),
+        pointer(np.int64(panels.ctypes.data), like),
+        depth * gemm.MR,
+        pointer(np.int64(b.ctypes.data), like),
+        like,
+        c.shape[1],
+        fresh,
+    )
+
+
+def _make_gemm_pointer():
+    from numba.extending import intrinsic
+
+    @intrinsic
+    def gemm_pointer(typingctx, array):
+        """A null pointer to elements of the array's type, to name the type by."""
+        kind = types.CPointer(array.dtype)
+        return kind(array), lambda context, builder, signature, args: context.get_constant_null(kind)
+
+    return gemm_pointer
+
+
+gemm_pointer = _make_gemm_pointer()
+
+
+@pytest.mark.parametrize("rows", range(1, 2 * gemm.MR + 2))
+def test_macro_kernel_on_all_tails(rows):
+    """Every m <= MR and n <= NR and one tile more, against NumPy, on integers; other elements of c stay."""
+    rng = np.random.default_rng(rows)
+    lanes = tiling.lanes(4)
+    depth = 5
+    for columns in range(1, 2 * tiling.VECTORS * lanes + 2, 3):
+        a, b = make_product(rows, columns, depth, rng)
+        blocks = -(-rows // gemm.MR)
+        panels = np.full((blocks, depth, gemm.MR), np.nan, np.float32)
+        for r in range(rows):
+            panels[r // gemm.MR, :, r % gemm.MR] = a[:, r]
+        room = -(-columns // lanes) * lanes + 2 * lanes
+        wide = np.full((depth + 1, room), np.nan, np.float32)
+        wide[:depth, :columns] = b
+        c = np.full((blocks * gemm.MR + 1, room), 7, np.float32)
+        for fresh, expected in ((True, a.T @ b), (False, 2 * (a.T @ b))):
+            run_macro_kernel(panels, wide, c, rows, columns, depth, fresh)
+            np.testing.assert_array_equal(c[:rows, :columns], expected)
+        assert (c[blocks * gemm.MR :] == 7).all()
+
+
+def test_inner_loop_is_packed_multiply_adds_without_spills():
+    """The assembly of the full register tile: its loop has MR x VECTORS packed FMAs and touches no stack."""
+    if not tiling.FMA or tiling.NEON:
+        pytest.skip("the names of the instructions are those of x86 with FMA")
+    micro_kernel = gemm.micro_full_wide
+    address = types.CPointer(types.float32)
+    micro_kernel.compile(
+        (
+            types.UniTuple(types.int64, 3),
+            types.UniTuple(types.int64, 3),
+            address,
+            address,
+            address,
+            types.int64,
+            types.boolean,
+        )
+    )
+    assembly = next(iter(micro_kernel.inspect_asm().values()))
+    blocks = re.split(r"\n\.L\w+:", assembly)
+    inner = [block for block in blocks if block.count("vfmadd") >= gemm.MR * tiling.VECTORS]
+    assert inner, "no block of the assembly holds the whole tile's multiply-adds"
+    for block in inner:
+        fused = re.findall(r"vfmadd\w*ps", block)
+        assert len(fused) % (gemm.MR * tiling.VECTORS) == 0
+        assert not re.search(r"\bcall", block)
+        assert not re.search(r"\(%rsp|\[rsp", block), "a spill in the inner loop"
+
+
+@pytest.mark.slow
+def test_same_bits_in_processes_of_any_number_of_threads():
+    """NUMBA_NUM_THREADS of 1, 2, 3 and 7, all passes, shapes that are cut into many pieces."""
+    code = """
+import hashlib
+import numpy as np
+import numbaconv as nc
+rng = np.random.default_rng(0)
+digest = hashlib.sha256()
+for C, F, H, K, s, g in ((37, 51, 40, 3, 1, 1), (3, 16, 70, 7, 2, 1), (48, 48, 40, 3, 2, 48), (64, 72, 30, 1, 1, 1)):
+    x = rng.normal(size=(3, C, H, H)).astype("f")
+    w = rng.normal(size=(F, C // g, K, K)).astype("f")
+    o = {"stride": s, "padding": K // 2, "groups": g}
+    y = nc.conv2d(x, w, **o)
+    dy = rng.normal(size=y.shape).astype("f")
+    dx, dw = nc.conv2d_input_grad(dy, w, x.shape, **o), nc.conv2d_weight_grad(x, dy, K, **o)
+    for result in (y, dx, dw, nc.conv2d_bias_grad(dy)):
+        digest.update(result.tobytes())
+print(digest.hexdigest())
+"""
+    digests = {run_python(code, NUMBA_NUM_THREADS=str(threads)).strip() for threads in (1, 2, 3, 7)}
+    assert len(digests) == 1
+
+
+def test_warmup_compiles_everything_and_refuses_other_dtypes():
+    names = [name for name, _ in plan.kernels()]
+    assert {"forward", "pack_weight", "weight_grad", "bias_grad", "depthwise_forward"} <= set(names)
+    numbaconv.warmup(["float32"], progress=False)
+    with pytest.raises(TypeError, match="float16"):
+        numbaconv.warmup([np.float16])
+
+
+def test_direct_needs_the_compiler():
+    """Under NUMBA_DISABLE_JIT auto is loops and direct by name a ValueError."""
+    code = """
+import numpy as np
+import numbaconv as nc
+x = np.ones((1, 1, 3, 3), np.float32)
+assert nc.conv2d(x, x[:, :, :2, :2]).tolist() == [[[[4, 4], [4, 4]]]]
+try:
+    nc.conv2d(x, x, algorithm="direct")
+except ValueError as error:
+    assert "NUMBA_DISABLE_JIT" in str(error)
+else:
+    raise AssertionError
+"""
+    run_python(code, NUMBA_DISABLE_JIT="1")
