@@ -25,10 +25,11 @@ NO_BIAS = {np.dtype(kind): np.empty(0, kind) for kind in (np.float32, np.float64
 # A parallel start costs 15 to 35 microseconds, in which one core does 2 to 4 million operations.
 PARALLEL_FLOPS = 4_000_000
 PARALLEL_BYTES = 1 << 20
-# Vectors of taps saved that pay for copying the taps of a pixel side by side.
-GATHERING_GAIN = 1.15
-# Pieces of work to deal out, where blocks can be cut finer without loss: enough for an even end on 8 threads.
-PIECES = 16
+# Multiply-adds that cost as much as copying a row of the taps of a pixel beside the other rows.
+GATHERING_COST = 8
+# Pieces of work to deal out, where blocks can be cut finer: with 16, a layer 512>512@7 loses 10% to reading its
+# weight more often.
+PIECES = 8
 
 
 def check_algorithm(algorithm: Any) -> str:
@@ -305,7 +306,7 @@ def block_weight_grad(g: Geometry, dtype: np.dtype) -> weight_grad.Blocking:
 
     depth = min(tiling.DEPTH, max(1, budget // FB))
     row, kernel = -(-CB * g.KW // lanes), -(-CB * g.KH * g.KW // lanes)
-    gathers = C == CB and g.dilation[1] == 1 and row * g.KH > GATHERING_GAIN * kernel
+    gathers = C == CB and g.dilation[1] == 1 and (row * g.KH - kernel) * FB > GATHERING_COST * g.KH
     if gathers:
         depth = max(1, min(depth, budget // 2 // (kernel * lanes)))
         budget //= 2

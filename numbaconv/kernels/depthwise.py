@@ -210,6 +210,33 @@ def depthwise_input_grad(scratch, arguments, worker):
         unpack_pixels(sums, lanes, out, x_c, x_h, x_w, height, W, channels, accumulate)
 
 
+@njit(error_model="numpy")
+def sum_taps(out, line, grads, height, width, steps, taps):
+    """out[k] += sum over h < height, w < width of grads[h, w] * line[h, w, k], for k < min(taps, 3).
+
+    All are vectors. `steps` are the elements from one h, w and k of line to the next. Three taps share the load of grads, and
+    hide the latency of each other's addition.
+    """
+    lanes = lanes_of(out)
+    step_h, step_w, step_k = steps
+    last = min(taps, 3) - 1
+    # With fewer taps the last one is summed again, and stored once.
+    second, third = min(1, last) * step_k, last * step_k
+    sum0, sum1, sum2 = vector_load(out, 0), vector_load(out, min(1, last) * lanes), vector_load(out, last * lanes)
+    for h in range(height):
+        row = moved(line, h * step_h)
+        grad_row = moved(grads, h * width * lanes)
+        for w in range(width):
+            grad = vector_load(grad_row, w * lanes)
+            place = w * step_w
+            sum0 = vector_multiply_add(grad, vector_load(row, place), sum0)
+            sum1 = vector_multiply_add(grad, vector_load(row, place + second), sum1)
+            sum2 = vector_multiply_add(grad, vector_load(row, place + third), sum2)
+    vector_store(out, 0, sum0)
+    vector_store(out, min(1, last) * lanes, sum1)
+    vector_store(out, last * lanes, sum2)
+
+
 @NestKernel
 def depthwise_weight_grad(scratch, arguments, worker):
     """Pieces: share of the images and blocks of rows, block of channels; sums go to partial[share][c block][tap]."""
@@ -265,21 +292,11 @@ def depthwise_weight_grad(scratch, arguments, worker):
                 0,
             )
             for kh in range(KH):
-                for kw in range(KW):
-                    # Two sums, of the even and odd columns, hide half of an addition's latency.
-                    even, odd = vector_load(sums, (kh * KW + kw) * lanes), vector_zero(scratch)
-                    for i in range(height):
-                        line = moved(strip, ((i * stride_h + kh * dilation_h) * columns + kw * dilation_w) * lanes)
-                        row = moved(grads, i * OW * lanes)
-                        for ow in range(0, OW - 1, 2):
-                            pixel = vector_load(line, ow * stride_w * lanes)
-                            even = vector_multiply_add(vector_load(row, ow * lanes), pixel, even)
-                            pixel = vector_load(line, (ow + 1) * stride_w * lanes)
-                            odd = vector_multiply_add(vector_load(row, (ow + 1) * lanes), pixel, odd)
-                        if OW % 2:
-                            pixel = vector_load(line, (OW - 1) * stride_w * lanes)
-                            even = vector_multiply_add(vector_load(row, (OW - 1) * lanes), pixel, even)
-                    vector_store(sums, (kh * KW + kw) * lanes, vector_add(even, odd))
+                for kw in range(0, KW, 3):
+                    line = moved(strip, (kh * dilation_h * columns + kw * dilation_w) * lanes)
+                    steps = stride_h * columns * lanes, stride_w * lanes, dilation_w * lanes
+                    out = moved(sums, (kh * KW + kw) * lanes)
+                    sum_taps(out, line, grads, height, OW, steps, KW - kw)
 
 
 @NestKernel
