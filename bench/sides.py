@@ -1,0 +1,117 @@
+"""The two sides of the comparison: numbaconv's passes and PyTorch's, on the same arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+import numbaconv
+from bench.shapes import Layer
+from numbaconv.geometry import LAYOUTS
+
+Pass = Callable[[], Any]
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Side:
+    """Passes by name, y, dx, dw and db; `to_nchw(name, result)` is the result in the order N, C, H, W."""
+
+    name: str
+    passes: dict[str, Pass]
+    to_nchw: Callable[[str, Any], np.ndarray]
+
+
+def make_arrays(layer: Layer, dtype: np.dtype) -> Arrays:
+    """Normal data in the order N, C, H, W."""
+    rng = np.random.default_rng(0)
+    return {name: rng.standard_normal(shape, dtype) for name, shape in layer.shapes.items()}
+
+
+def arrange(arrays: Arrays, layout: str) -> Arrays:
+    """The same with x and dy C-contiguous in `layout`."""
+    order = np.argsort(LAYOUTS[layout])
+    return {
+        name: np.ascontiguousarray(array.transpose(order)) if name in ("x", "dy") else array
+        for name, array in arrays.items()
+    }
+
+
+def options_of(layer: Layer) -> dict[str, Any]:
+    """What both sides call by the same name."""
+    return {
+        "stride": layer.stride,
+        "padding": layer.padding,
+        "dilation": layer.dilation,
+        "groups": layer.groups,
+    }
+
+
+def numbaconv_side(name: str, layer: Layer, arrays: Arrays, layout: str, algorithm: str) -> Side:
+    """This project on arrays arranged in `layout`."""
+    x, weight, bias, dy = (arrays[key] for key in ("x", "weight", "bias", "dy"))
+    how = {**options_of(layer), "layout": layout, "algorithm": algorithm}
+    passes = {
+        "y": partial(numbaconv.conv2d, x, weight, bias, **how),
+        "dx": partial(numbaconv.conv2d_input_grad, dy, weight, x.shape, **how),
+        "dw": partial(numbaconv.conv2d_weight_grad, x, dy, (layer.KH, layer.KW), **how),
+        "db": partial(numbaconv.conv2d_bias_grad, dy, layout=layout),
+    }
+
+    def to_nchw(key: str, result: np.ndarray) -> np.ndarray:
+        return result.transpose(LAYOUTS[layout]) if key in ("y", "dx") else result
+
+    return Side(name, passes, to_nchw)
+
+
+def algorithms(layer: Layer, layout: str, algorithm: str, dtype: np.dtype) -> dict[str, str]:
+    """The algorithm that each pass runs."""
+    shape = tuple(layer.shapes["x"][axis] for axis in np.argsort(LAYOUTS[layout]))
+    how = {**options_of(layer), "layout": layout, "algorithm": algorithm, "dtype": dtype}
+    plans = numbaconv.explain(shape, layer.shapes["weight"], **how).plans
+    return {**{name: plan.algorithm for name, plan in zip(("y", "dx", "dw"), plans, strict=True)}, "db": "sum"}
+
+
+def prepare_torch(threads: int) -> None:
+    """Threads of every PyTorch call from here on, none of which records anything for a gradient."""
+    import torch
+
+    torch.set_num_threads(threads)
+    torch.set_grad_enabled(False)
+
+
+def torch_side(layer: Layer, arrays: Arrays, layout: str) -> Side:
+    """PyTorch on the memory of `arrays`, which are arranged in NCHW or NHWC.
+
+    In NHWC its tensors are channels_last, the weight too, as its users make it. The functions are called as
+    directly as Python can, past `torch.nn` and autograd, and each computes the one result that is timed.
+    """
+    import torch
+
+    x, weight, bias, dy = (torch.from_numpy(arrays[key]) for key in ("x", "weight", "bias", "dy"))
+    if layout == "NHWC":
+        x, dy = x.permute(0, 3, 1, 2), dy.permute(0, 3, 1, 2)
+        weight = weight.contiguous(memory_format=torch.channels_last)
+    stride, padding, dilation = layer.stride, layer.padding, layer.dilation
+
+    def backward(*wanted: bool) -> Pass:
+        function = torch.ops.aten.convolution_backward.default
+        geometry = (stride, padding, dilation, False, (0, 0), layer.groups)
+        return partial(function, dy, x, weight, (layer.F,), *geometry, wanted)
+
+    passes = {
+        "y": partial(torch.conv2d, x, weight, bias, stride, padding, dilation, layer.groups),
+        "dx": backward(True, False, False),
+        "dw": backward(False, True, False),
+        # Asked for the bias alone, convolution_backward computes dw beside it; the plain sum is faster.
+        "db": partial(torch.sum, dy, (0, 2, 3)),
+    }
+
+    def to_nchw(key: str, result: Any) -> np.ndarray:
+        return (result[("dx", "dw").index(key)] if key in ("dx", "dw") else result).numpy()
+
+    return Side("PyTorch", passes, to_nchw)

@@ -1,0 +1,251 @@
+"""The parts of `python -m bench` that measure nothing: layers, tables, pictures, options."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from bench import __main__ as command
+from bench import plots, shapes, tables
+from bench.compare import Result
+
+# -- shapes ------------------------------------------------------------------------------------------
+
+
+def test_every_network_has_valid_layers():
+    layers = list(shapes.network_layers(shapes.networks()))
+    assert len(layers) == len(json.loads(shapes.LAYERS.read_text()))
+    assert {layer.N for layer in layers if layer.network in shapes.LARGE} == {4}
+    assert {layer.N for layer in layers if layer.network not in shapes.LARGE} == {32}
+    assert {layer.N for layer in shapes.network_layers(["tails"], 5)} == {5}
+
+
+def test_flops_and_extents():
+    layer = next(v for v in shapes.network_layers(["resnet50"]) if v.name == "64>64@56 3x3/1")
+    assert layer.shapes["dy"] == (4, 64, 56, 56)
+    for name in ("y", "dx", "dw"):
+        assert layer.flops(name) == 2 * 4 * 64 * 56 * 56 * 64 * 9
+    assert layer.flops("db") == 4 * 64 * 56 * 56
+    assert shapes.parse_shape("1,8,14,14,8,3,3,2,1,1,8").flops("y") == 2 * 8 * 7 * 7 * 9
+
+
+@pytest.mark.parametrize("spec", ("1,2,5,7,4,3,2,2x1,2x1,1x2,2", "1,1,4,4,1,7,7,1,3", "2,3,9,9,2,1,1,3"))
+def test_least_flops_count_taps_inside_the_image(spec):
+    layer = shapes.parse_shape(spec)
+    image = np.pad(np.ones((layer.H, layer.W)), [(p, p) for p in layer.padding])
+    count = 0
+    for oh in range(layer.OH):
+        for ow in range(layer.OW):
+            top, left = oh * layer.stride[0], ow * layer.stride[1]
+            window = image[top :: layer.dilation[0], left :: layer.dilation[1]][: layer.KH, : layer.KW]
+            assert window.shape == (layer.KH, layer.KW)
+            count += window.sum()
+    assert layer.least_flops("y") == 2 * layer.N * layer.F * (layer.C // layer.groups) * count
+
+
+def test_spec_is_what_parse_shape_takes():
+    for layer in [*shapes.random_layers(20, 3), *shapes.tiny_layers()]:
+        again = shapes.parse_shape(layer.spec)
+        assert again.name == layer.name
+        assert again.shapes == layer.shapes
+        assert again.spec == layer.spec
+    layer = shapes.parse_shape("2,4,7,6,6,3,2,2x1,1x0,1,2")
+    assert (layer.stride, layer.padding, layer.dilation, layer.groups) == ((2, 1), (1, 0), (1, 1), 2)
+    assert layer.name == "2 of 4>6@7x6 3x2/2x1 pad 1x0 groups 2"
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    (
+        ("1,2,3", "--shape takes N,C,H,W"),
+        ("1,2,3,4,5,6,7,8,9,10,11,12", "--shape takes N,C,H,W"),
+        ("1,2,8,8,4,3,x", "got 'x'"),
+        ("1,2,8,8,4,3,-3", "got '-3'"),
+        ("1,2,8x8,8,4,3,3", "got '8x8'"),
+        ("1,2,8,8,4,3,3,0", "start at 1"),
+        ("0,2,8,8,4,3,3", "start at 1"),
+        ("1,3,8,8,4,3,3,1,1,1,2", "2 groups do not divide"),
+        ("1,2,8,2,4,3,3", "larger than the padded image"),
+    ),
+)
+def test_wrong_shapes(text, message):
+    with pytest.raises(ValueError, match=message):
+        shapes.parse_shape(text)
+
+
+def test_random_layers_follow_from_the_seed():
+    layers = shapes.random_layers(60, 7)
+    assert layers == shapes.random_layers(60, 7)
+    assert layers[:10] == shapes.random_layers(10, 7)
+    assert layers != shapes.random_layers(60, 8)
+    assert len(set(layers)) == 60
+    for layer in layers:
+        assert shapes.FLOPS[0] <= layer.flops("y") <= shapes.FLOPS[1]
+    kernels = {extent for layer in layers for extent in (layer.KH, layer.KW)}
+    assert kernels == set(range(1, 8))
+    assert {layer.stride[0] for layer in layers} == {1, 2, 3}
+    assert {"dense", "depthwise and grouped"} <= {layer.kind for layer in layers}
+    assert any(layer.padding == (0, 0) for layer in layers)
+    assert any(layer.padding[0] != layer.padding[1] for layer in layers)
+
+
+# -- tables and pictures -----------------------------------------------------------------------------
+
+
+def test_geometric_mean():
+    assert tables.geometric_mean([2, 8]) == pytest.approx(4)
+    assert tables.geometric_mean([3]) == pytest.approx(3)
+    with pytest.raises(ValueError, match="nothing"):
+        tables.geometric_mean([])
+    with pytest.raises(ValueError, match="domain|positive"):
+        tables.geometric_mean([1, 0])
+
+
+def test_number():
+    values = (0.01234, 0.1234, 1.234, 9.999, 12.34, 99.99, 123.4, 12345)
+    texts = ["0.012", "0.12", "1.23", "10.0", "12.3", "100", "123", "12,345"]
+    assert [tables.number(value) for value in values] == texts
+
+
+def make_result(layer, name, ours, theirs=()):
+    return Result(layer, name, "direct", 0.0, 1, list(ours), list(theirs))
+
+
+@pytest.fixture
+def results():
+    one, two = shapes.network_layers(["lenet5"])
+    tail = next(iter(shapes.network_layers(["tails"])))
+    return [
+        make_result(one, "y", [2e-3, 1e-3, 4e-3], [3e-3, 2e-3, 2e-3]),
+        make_result(two, "y", [1e-3], [0.5e-3]),
+        make_result(tail, "y", [1e-3], [1e-3]),
+        make_result(one, "db", [1e-6], [2e-6]),
+    ]
+
+
+def test_tables(results):
+    peak_flops = results[0].layer.flops("y") / 1e-3 * 2
+    assert (results[0].ratio, results[0].ratio_of_medians) == (2, 1)
+    summary = tables.summary_table(results, peak_flops, "PyTorch").split("\n")
+    assert summary[0] == "| set | layers | y | db |"
+    assert summary[2] == "| lenet5 | 2 | 1.00, worst 0.50 (6>16@14 5x5/1) | 2.00 |"
+    assert summary[3] == "| tails | 1 | 1.00 |  |"
+    assert summary[-1].startswith("| **all** | 3 | 1.00, worst 0.50")
+    rows = tables.detail_table(results, peak_flops, "PyTorch").split("\n")
+    assert rows[2].startswith("| 1>6@28 5x5/1 | y | 1.00 | 2.00 | ")
+    assert rows[2].endswith(" | 50 | 25 | 2.00 | 1.00 | 3 |")
+    assert rows[-1].endswith(" |  |  | 2.00 | 2.00 | 1 |"), "percent of the multiply-add peak of a sum"
+    assert {row.count("|") for row in rows} == {12}
+    text = tables.make_report("title", results, peak_flops, "PyTorch", ["note"], True)
+    assert text.count("<details>") == text.count("</details>") == 2
+    assert text.endswith("\n\nnote")
+
+
+def test_tables_of_ours_alone(results):
+    alone = [make_result(r.layer, r.name, r.ours) for r in results if r.name == "y"]
+    peak_flops = alone[0].layer.flops("y") / 1e-3 * 2
+    assert tables.summary_table(alone[:1], peak_flops, None).split("\n")[2] == "| lenet5 | 1 | 50 |"
+    header, _, row, *_ = tables.detail_table(alone, peak_flops, None).split("\n")
+    assert header == "| layer | pass | ms ours | GF/s ours | % of peak ours | rounds |"
+    assert row.startswith("| 1>6@28 5x5/1 | y | 1.00 |")
+
+
+@pytest.mark.parametrize("peer", ("PyTorch", None))
+def test_plots(results, peer, tmp_path):
+    pytest.importorskip("matplotlib")
+    paths = plots.plot_networks(tmp_path / "new", results, 1e11, peer, "title", "NCHW 1 thread")
+    assert [path.name for path in paths] == ["lenet5-NCHW-1-thread.png", "tails-NCHW-1-thread.png"]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
+
+
+# -- the command -------------------------------------------------------------------------------------
+
+
+def test_default_is_all_networks():
+    options, layers = command.parse(["--no-torch"])
+    assert list(dict.fromkeys(layer.network for layer in layers)) == shapes.networks()
+    assert options.passes == ["y", "dx", "dw"]
+    assert options.rounds == 20
+
+
+def test_sets_add_up():
+    spec = "1,2,8,8,4,3,3"
+    arguments = ["--no-torch", "--network", "lenet5", "--shape", spec, "--random", "2", "--tiny"]
+    _, layers = command.parse([*arguments, "--passes", "dw", "y"])
+    assert [layer.network for layer in layers] == ["lenet5"] * 2 + ["shapes"] + ["random, seed 0"] * 2 + ["tiny"] * 3
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    (
+        (["--network", "resnet51"], "there is no network 'resnet51': resnet50, "),
+        (["--shape", "1,2"], "--shape takes N,C,H,W"),
+        (["--random", "-1"], "--random and --batch have to be positive"),
+        (["--batch", "0"], "--random and --batch have to be positive"),
+        (["--rounds", "0"], "--rounds and --budget have to be positive"),
+        (["--budget", "0"], "--rounds and --budget have to be positive"),
+        (["--threads", "1", "100000"], "--threads takes 1 to "),
+        (["--algorithm", "fast"], "algorithm must be one of "),
+        (["--layout", "CHWN"], "invalid choice: 'CHWN'"),
+        (["--passes", "z"], "invalid choice: 'z'"),
+    ),
+)
+def test_wrong_arguments(arguments, message, capsys):
+    with pytest.raises(SystemExit) as caught:
+        command.parse([*arguments, "--no-torch"])
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_what_is_missing_is_said_in_one_line(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(command.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(command, "README", tmp_path / "README.md")
+    command.README.write_text("no markers")
+    for arguments, message in (
+        ([], "pip install 'numbaconv[bench]', or give --no-torch"),
+        (["--no-torch", "--plot", "figures"], "--plot needs matplotlib"),
+        (["--no-torch", "--write"], "<!-- bench:compare: begin -->"),
+    ):
+        with pytest.raises(SystemExit):
+            command.parse(arguments)
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
+
+
+def test_command_line_names_no_files():
+    arguments = ["--network", "vgg16", "--json", "/a/b", "--write", "--plot=/c", "--threads", "1", "2"]
+    assert command.command_line(arguments) == "python -m bench --network vgg16 --write --threads 1 2"
+
+
+def test_json(results):
+    class Machine:
+        flops = 1e11
+
+    entry = json.loads(json.dumps(command.to_json(results, Machine, 2)))
+    assert entry["threads"] == 2
+    assert entry["results"][0]["ratio"] == 2
+    assert entry["results"][0]["seconds_ours"] == [2e-3, 1e-3, 4e-3]
+    assert shapes.parse_shape(entry["results"][0]["shape"]).shapes == results[0].layer.shapes
+
+
+def test_whole_run_of_ours_alone(monkeypatch, capsys, tmp_path, set_threads):
+    set_threads(1)  # what the command changes too, and the fixture undoes
+    readme, data = tmp_path / "README.md", tmp_path / "result.json"
+    readme.write_text("before\n<!-- bench:compare: begin -->\n<!-- bench:compare: end -->\nafter\n")
+    monkeypatch.setattr(command, "README", readme)
+    # All kernels would take half a minute; and not every copy of the sources is a Git checkout.
+    monkeypatch.setattr(command, "compile_kernels", lambda dtype: "nothing compiled")
+    monkeypatch.setattr(command.report, "footer", lambda packages: "a machine")
+    monkeypatch.setattr(command.Peak, "check", lambda *arguments: None)
+    arguments = ["--shape", "1,3,8,8,4,3,3", "--no-torch", "--rounds", "2", "--threads", "1", "--passes", "y", "db"]
+    monkeypatch.setattr(sys, "argv", ["bench", *arguments, "--json", str(data), "--write"])
+    command.main()
+    text = readme.read_text()
+    assert text.startswith("before\n") and text.endswith("\nafter\n")
+    assert "| 1 of 3>4@8 3x3/1 | y |" in text and "<details>" in text
+    assert str(tmp_path) not in text
+    assert "| 1 of 3>4@8 3x3/1 | db |" in capsys.readouterr().out
+    (run,) = json.loads(data.read_text())["runs"]
+    assert [len(result["seconds_ours"]) for result in run["results"]] == [2, 2]
