@@ -214,8 +214,8 @@ def depthwise_input_grad(scratch, arguments, worker):
 def sum_taps(out, line, grads, height, width, steps, taps):
     """out[k] += sum over h < height, w < width of grads[h, w] * line[h, w, k], for k < min(taps, 3).
 
-    All are vectors. `steps` are the elements from one h, w and k of line to the next. Three taps share the load of grads, and
-    hide the latency of each other's addition.
+    All are vectors. `steps` are the elements from one h, w and k of line to the next. Three taps share the load of
+    grads, and hide the latency of each other's addition.
     """
     lanes = lanes_of(out)
     step_h, step_w, step_k = steps
