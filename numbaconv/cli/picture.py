@@ -110,4 +110,5 @@ def _draw_images(figure: Any, images: Images, predicted: Any) -> None:
 
 def _spread(members: Any) -> Any:
     """At most one member for each column, at equal distances."""
-    return members[:: -(-len(members) // COLUMNS)]
+    count = min(len(members), COLUMNS)
+    return members[np.arange(count) * len(members) // max(count, 1)]
