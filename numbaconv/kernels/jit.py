@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import os
 import pickle
 import sys
+import threading
 import uuid
 import warnings
 from collections.abc import Callable
@@ -49,6 +51,37 @@ def warn_uncached(reason: str) -> None:
     )
 
 
+class Turn:
+    """Whose turn it is to use Numba's threads.
+
+    The threading layer workqueue aborts the process when two threads start parallel work at once, and a forked
+    child that starts any with GNU OpenMP is killed. So one call at a time is parallel, and none is
+    in a forked child; the others run the serial twin, which gives the same bits. Other code that uses
+    Numba's threads is outside of this.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._forked = False
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._after_fork)
+
+    def _after_fork(self) -> None:
+        self._forked = True
+        self._lock = threading.Lock()
+
+    def take(self) -> bool:
+        """Whether the caller may start threads; if so it has to :meth:`leave`."""
+        return not self._forked and self._lock.acquire(blocking=False)
+
+    def leave(self) -> None:
+        """Let the next one take its turn."""
+        self._lock.release()
+
+
+turn = Turn()
+
+
 class KernelCache(caching.NullCache):
     """Compiled kernels on disk, one file for each key.
 
@@ -58,8 +91,8 @@ class KernelCache(caching.NullCache):
     cut short or damaged fails its checksum and is compiled again.
     """
 
-    def __init__(self, function: Callable) -> None:
-        self._name = f"{function.__module__}.{function.__qualname__}"
+    def __init__(self, function: Callable, variant: str = "") -> None:
+        self._name = f"{function.__module__}.{function.__qualname__}{variant}"
         self._impl = caching.CompileResultCacheImpl(function)
 
     @property
@@ -100,10 +133,10 @@ class KernelCache(caching.NullCache):
             warn_uncached(f"saving to {path.parent} failed ({error})")
 
 
-def cached(compiler: Any, function: Callable) -> None:
+def cached(compiler: Any, function: Callable, variant: str = "") -> None:
     """Give a dispatcher or C function of `function` a :class:`KernelCache`, where there is a folder for it."""
     try:
-        compiler._cache = KernelCache(function)
+        compiler._cache = KernelCache(function, variant)
     except RuntimeError as error:
         warn_uncached(str(error))
 
@@ -133,19 +166,22 @@ class Kernel:
 
     def __init__(self, dispatcher: Any, writes: str) -> None:
         self.dispatcher = dispatcher
-        self._entries: dict[np.dtype, Callable] = {}
+        self._entries: dict[tuple[np.dtype, bool], Callable] = {}
         function = getattr(dispatcher, "py_func", dispatcher)
         self.__name__, self.__doc__ = function.__name__, function.__doc__
         self._names = tuple(inspect.signature(function).parameters)
         self._writes = writes
+        self._serial = dispatcher
         if function is not dispatcher:
+            self._serial = numba.njit(error_model="numpy", nogil=True)(function)
             cached(dispatcher, function)
+            cached(self._serial, function, "-serial")
 
-    def compile(self, dtype: np.dtype) -> Callable:
+    def compile(self, dtype: np.dtype, parallel: bool = True) -> Callable:
         """The entry point for arrays of `dtype`, compiled or loaded on first use."""
-        entry = self._entries.get(dtype)
+        entry = self._entries.get((dtype, parallel))
         if entry is None:
-            entry = self.dispatcher
+            entry = self.dispatcher if parallel else self._serial
             if hasattr(entry, "compile"):
                 element = numba.from_dtype(dtype)
                 signature = [
@@ -155,12 +191,18 @@ class Kernel:
                     for name in self._names
                 ]
                 entry = entry.compile(tuple(signature))
-            self._entries[dtype] = entry
+            self._entries[dtype, parallel] = entry
         return entry
 
     def __call__(self, *args: Any) -> None:
         """Run on arrays that are aligned and native, the first of them of the dtype of the call."""
-        self.compile(args[0].dtype)(*args)
+        if numba.get_num_threads() > 1 and turn.take():
+            try:
+                self.compile(args[0].dtype)(*args)
+            finally:
+                turn.leave()
+        else:
+            self.compile(args[0].dtype, parallel=False)(*args)
 
 
 def kernel(*, writes: str) -> Callable[[Any], Kernel]:

@@ -21,7 +21,7 @@ from numba.core.ccallback import CFunc
 from numba.extending import intrinsic
 
 from ..arrays import Array
-from .jit import cached
+from .jit import cached, turn
 
 NUMBA_DTYPES = {np.dtype(np.float32): types.float32, np.dtype(np.float64): types.float64}
 OPTIONS = {"error_model": "numpy", "nopython": True}
@@ -220,8 +220,11 @@ class Program:
 
     def run(self, a: Array, b: Array, c: Array, out: Array) -> bool:
         """Run on arrays of four, four, one and four dimensions; False if one is not aligned, and nothing was done."""
-        if not self.parallel or (threads := get_num_threads()) == 1:
+        if not self.parallel or (threads := get_num_threads()) == 1 or not turn.take():
             return self._serial(a, b, c, out, self._program, np.empty(self._bytes[1], np.uint8), 1)
-        workers = min(threads, self.pieces)
-        memory = np.empty(self._bytes[0] + self.scratch * workers * self.dtype.itemsize, np.uint8)
-        return entry_point(self.dtype, True)(a, b, c, out, self._program, memory, workers)
+        try:
+            workers = min(threads, self.pieces)
+            memory = np.empty(self._bytes[0] + self.scratch * workers * self.dtype.itemsize, np.uint8)
+            return entry_point(self.dtype, True)(a, b, c, out, self._program, memory, workers)
+        finally:
+            turn.leave()
