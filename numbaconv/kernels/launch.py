@@ -87,7 +87,7 @@ def run_serial(a, b, c, out, program, memory, workers):
     for i in range(program[0]):
         place = HEADER + 3 * i
         call(program[place], scratch, first + 8 * program[place + 1], 0)
-    return True
+    return arguments[0] >= 0  # a last use: Numba frees an array after it, and the kernels have only its address
 
 
 @njit(parallel=True, nogil=True, error_model="numpy")
@@ -102,7 +102,7 @@ def run_parallel(a, b, c, out, program, memory, workers):
         address, start = program[place], first + 8 * program[place + 1]
         for worker in prange(min(workers, program[place + 2])):
             call(address, scratch, start, np.int64(worker))
-    return True
+    return arguments[0] >= 0  # a last use: Numba frees an array after it
 
 
 @cache
