@@ -82,7 +82,8 @@ def conv2d(
         False: cross-correlation, what deep learning calls convolution. True: the kernel is turned by
         180 degrees, convolution as mathematics has it. Padding stays where it is.
     algorithm : str
-        ``"auto"`` or ``"loops"`` (explicit loops for every valid problem).
+        ``"direct"`` (register-tiled kernels) or ``"loops"`` (explicit loops), each for every valid problem, or
+        ``"auto"``, which takes the faster one: see :func:`numbaconv.explain`.
     out : ndarray of the same dtype, shape of y, optional
         Written to and returned. Any strides; must not overlap itself or an input.
 
