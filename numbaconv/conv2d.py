@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .ahead import Explanation, explain
-from .arrays import Array
+from .arrays import Array, as_output
 from .functional import Pair, conv2d, conv2d_bias_grad, conv2d_input_grad, conv2d_weight_grad
 from .geometry import Padding, as_int, as_padding, as_pair, check_layout
 from .plan import check_algorithm
@@ -117,7 +117,10 @@ class Conv2D:
         if isinstance(rng, bool | float):
             raise TypeError(f"rng must be a seed, a numpy.random.Generator or None, got {rng!r}")
 
-        generator = np.random.default_rng(rng)
+        try:
+            generator = np.random.default_rng(rng)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"rng must be a seed, a numpy.random.Generator or None, got {rng!r}") from None
         shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
         bound = 1 / np.sqrt(shape[1] * shape[2] * shape[3])
         self.weight: Array = generator.uniform(-bound, bound, shape).astype(self.dtype)
@@ -183,15 +186,17 @@ class Conv2D:
             if not isinstance(value, bool | np.bool_):
                 raise TypeError(f"{name} must be True or False, got {value!r}")
         options = self._options()
-        # The checks of the weight gradient cover every array of the call, so nothing is written before
-        # them; dx comes last because it is the only one that needs no check after that.
-        self.weight_grad = conv2d_weight_grad(
-            x, dy, self.kernel_size, **options, **_target(self.weight_grad, accumulate)
-        )
+        # All that can be wrong is found before anything is written: the arrays to add to here, dy and the weight
+        # by the input gradient or, without one, dy by the weight gradient.
+        targets = [_target(gradient, accumulate) for gradient in (self.weight_grad, self.bias_grad)]
+        for parameter, target in zip((self.weight, self.bias), targets, strict=True):
+            if parameter is not None and target:
+                as_output(target["out"], parameter.shape, x.dtype, {"x": x, "dy": dy}, accumulate)
+        dx = conv2d_input_grad(dy, self.weight, x.shape, **options) if input_grad else None
+        self.weight_grad = conv2d_weight_grad(x, dy, self.kernel_size, **options, **targets[0])
         if self.bias is not None:
-            target = _target(self.bias_grad, accumulate)
-            self.bias_grad = conv2d_bias_grad(dy, layout=self.layout, **target)
-        return conv2d_input_grad(dy, self.weight, x.shape, **options) if input_grad else None
+            self.bias_grad = conv2d_bias_grad(dy, layout=self.layout, **targets[1])
+        return dx
 
     def parameters(self) -> Iterator[tuple[str, Array, Array | None]]:
         """Yield (name, parameter, gradient) of the weight and of the bias where there is one."""
@@ -257,7 +262,7 @@ class Conv2D:
         parts = [repr(self.in_channels), repr(self.out_channels), _short(self.kernel_size)]
         padding = self.padding
         if not isinstance(padding, str):
-            ends = [_short(side) for side in padding]
+            ends = [repr(side) for side in padding]
             padding = _short(tuple(side[0] for side in padding)) if all(a == b for a, b in padding) else None
             padding = padding or f"({', '.join(ends)})"
         given = {

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
+
 #: Where the axes N, C, H, W stand in each layout.
 LAYOUTS = {"NCHW": (0, 1, 2, 3), "NHWC": (0, 3, 1, 2), "HWCN": (3, 2, 0, 1)}
 PADDING_NAMES = ("valid", "same", "same_lower")
@@ -88,7 +90,7 @@ def check_layout(layout: Any) -> str:
 
 def as_int(name: str, value: Any, minimum: int | None = None) -> int:
     """Return `value` as a Python int; NumPy integers are ints, floats and bools are not."""
-    if isinstance(value, bool):
+    if isinstance(value, bool | np.bool_):
         raise TypeError(f"{name} must be an int, got the bool {value!r}")
     try:
         result = operator.index(value)

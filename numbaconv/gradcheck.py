@@ -179,7 +179,9 @@ def _compare(
     drawn = np.arange(value.size)
     if value.size > max_elements:
         drawn = np.sort(generator.choice(value.size, max_elements, replace=False))
-    tolerance = relative * max(1.0, float(np.max(np.abs(grad))))
+    # Infinity is as far off as can be, and must not widen its own tolerance.
+    largest = float(np.max(np.abs(grad), initial=0.0, where=np.isfinite(grad)))
+    tolerance = relative * max(1.0, largest)
     worst: tuple[float, tuple[int, ...], float, float] = (-1.0, (), 0.0, 0.0)
     for flat in drawn:
         index = tuple(int(i) for i in np.unravel_index(flat, value.shape))

