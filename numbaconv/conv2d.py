@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .ahead import Explanation, explain
-from .arrays import Array, as_output
+from .arrays import Array, as_array, as_output
 from .functional import Pair, conv2d, conv2d_bias_grad, conv2d_input_grad, conv2d_weight_grad
 from .geometry import Padding, as_int, as_padding, as_pair, check_layout
 from .plan import check_algorithm
@@ -192,6 +192,7 @@ class Conv2D:
         for parameter, target in zip((self.weight, self.bias), targets, strict=True):
             if parameter is not None and target:
                 as_output(target["out"], parameter.shape, x.dtype, {"x": x, "dy": dy}, accumulate)
+        as_array("dy", dy, 4, "an output in the layout of x", x.dtype)
         dx = conv2d_input_grad(dy, self.weight, x.shape, **options) if input_grad else None
         self.weight_grad = conv2d_weight_grad(x, dy, self.kernel_size, **options, **targets[0])
         if self.bias is not None:
