@@ -22,8 +22,10 @@ Axes = tuple[int, int, int, int]
 
 NO_BIAS = {np.dtype(kind): np.empty(0, kind) for kind in (np.float32, np.float64)}
 
-# A parallel start costs 15 to 35 microseconds, in which one core does 2 to 4 million operations.
-PARALLEL_FLOPS = 4_000_000
+# A parallel start costs 15 to 35 microseconds on an idle machine, and milliseconds where other processes hold the
+# cores: the training of the digits example took 15 times as long beside two busy processes with a threshold of 4
+# million. One core does 16 million operations in 150 microseconds.
+PARALLEL_FLOPS = 16_000_000
 PARALLEL_BYTES = 1 << 20
 # Multiply-adds that cost as much as copying a row of the taps of a pixel beside the other rows.
 GATHERING_COST = 8
