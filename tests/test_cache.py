@@ -33,11 +33,9 @@ def test_second_process_compiles_nothing(tmp_path):
     assert not run(tmp_path)
 
 
-slow = pytest.mark.slow
-
-
 @pytest.mark.parametrize(
-    "keep", ("nothing", "half", pytest.param("7 bytes", marks=slow), pytest.param("other bytes", marks=slow))
+    "keep",
+    ("half", *(pytest.param(keep, marks=pytest.mark.slow) for keep in ("nothing", "7 bytes", "other bytes"))),
 )
 def test_damaged_files(keep, tmp_path):
     """They are compiled again, and from then on found again."""

@@ -68,7 +68,7 @@ def test_same_nonfinite_results_as_the_oracle(algorithm, seed, case, layout, nam
     assert_exact(problem.run(name, algorithm, out=out), expected, problem.x.dtype)
 
 
-@pytest.mark.parametrize("value", SPECIAL, ids=str)
+@pytest.mark.parametrize("value", (np.nan, np.inf), ids=str)
 @each_layout
 @cases
 @each_exact_algorithm
@@ -84,7 +84,7 @@ def test_one_value_in_x_reaches_just_its_sums(algorithm, case, layout, value):
             assert np.array_equal(~np.isfinite(result), counts.expected(name) > 0)
 
 
-@pytest.mark.parametrize("value", SPECIAL, ids=str)
+@pytest.mark.parametrize("value", (np.nan, np.inf), ids=str)
 @each_layout
 @cases
 @each_exact_algorithm
@@ -104,7 +104,7 @@ def test_one_value_in_dy_reaches_just_its_sums(algorithm, case, layout, value):
         assert np.array_equal(~np.isfinite(dw), np.broadcast_to(reached[:, None, None, None], dw.shape))
 
 
-@pytest.mark.parametrize("value", SPECIAL, ids=str)
+@pytest.mark.parametrize("value", (np.nan, np.inf), ids=str)
 @each_layout
 @cases
 @each_exact_algorithm
@@ -119,7 +119,7 @@ def test_one_value_in_weight_reaches_its_filter(algorithm, case, layout, value):
         assert np.array_equal(~np.isfinite(y), np.broadcast_to(reached[:, None, None], y.shape))
 
 
-@pytest.mark.parametrize("value", SPECIAL, ids=str)
+@pytest.mark.parametrize("value", (np.nan, np.inf), ids=str)
 @each_layout
 @cases
 @each_exact_algorithm
