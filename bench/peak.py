@@ -57,10 +57,10 @@ def make_chains(dtype: np.dtype):
         behind = moved(p, CHAINS * lanes)
         scale, offset = vector_load(behind, 0), vector_load(behind, lanes)
         # Every chain starts elsewhere: equal ones would be computed once.
-        tile = tile_load(p, lanes, CHAINS, 1)
+        tile = tile_load(p, lanes, lanes, CHAINS, 1)
         for _ in range(steps):
             tile = tile_scale_add(tile, scale, offset)
-        tile_store(p, lanes, tile)
+        tile_store(p, lanes, lanes, tile)
 
     return cfunc(types.void(types.CPointer(from_dtype(dtype)), types.int64))(chains)
 

@@ -11,7 +11,7 @@ from .ahead import Explanation, explain
 from .arrays import Array, as_array, as_output
 from .functional import Pair, conv2d, conv2d_bias_grad, conv2d_input_grad, conv2d_weight_grad
 from .geometry import Padding, as_int, as_padding, as_pair, check_layout
-from .plan import check_algorithm
+from .plan import check_algorithm, check_kernel
 
 
 class Conv2D:
@@ -113,6 +113,7 @@ class Conv2D:
         if dtype is None or self.dtype not in (np.float32, np.float64):
             raise TypeError(f"dtype must be float32 or float64 in native byte order, got {dtype!r}")
         check_algorithm(algorithm)
+        check_kernel(algorithm, self.kernel_size, self.stride, self.dilation)
         self.algorithm = algorithm
         if isinstance(rng, bool | float):
             raise TypeError(f"rng must be a seed, a numpy.random.Generator or None, got {rng!r}")

@@ -9,7 +9,7 @@ import pytest
 from .oracle import Taps
 
 # Every name that `algorithm=` takes beside "auto". Winograd alone makes no promise of exactness.
-ALGORITHMS = ("loops", "direct")
+ALGORITHMS = ("loops", "direct", "winograd")
 EXACT_ALGORITHMS = tuple(name for name in ALGORITHMS if name != "winograd")
 LAYOUTS = ("NCHW", "NHWC", "HWCN")
 DTYPES = (np.float32, np.float64)

@@ -10,6 +10,7 @@ import numbaconv
 from numbaconv import plan
 from numbaconv.kernels import gemm, tiling
 from numbaconv.kernels.simd import pointer
+from tests.memory import pointer_like
 from tests.process import run_python
 
 MIB = 1 << 20
@@ -31,7 +32,7 @@ SHAPES = {
 def test_scratch_is_bounded(name, dtype):
     """A worker has at most 1 MiB and a little, whatever N, H and W are."""
     shape, weight_shape, options = SHAPES[name]
-    explained = numbaconv.explain(shape, weight_shape, dtype=dtype, **options)
+    explained = numbaconv.explain(shape, weight_shape, dtype=dtype, algorithm="direct", **options)
     for chosen in explained.plans:
         assert 0 < chosen.scratch_bytes <= MIB + 16 * 1024, str(chosen)
 
@@ -40,8 +41,8 @@ def test_scratch_is_bounded(name, dtype):
 def test_shared_scratch_does_not_grow_with_the_images(name):
     """Packed weights and partial sums: four times the images and eight times the pixels need no more."""
     (N, C, H, W), weight_shape, options = SHAPES[name]
-    small = numbaconv.explain((2 * N, C, 2 * H, 2 * W), weight_shape, **options)
-    large = numbaconv.explain((8 * N, C, 8 * H, 4 * W), weight_shape, **options)
+    small = numbaconv.explain((2 * N, C, 2 * H, 2 * W), weight_shape, algorithm="direct", **options)
+    large = numbaconv.explain((8 * N, C, 8 * H, 4 * W), weight_shape, algorithm="direct", **options)
     weight_bytes = 4 * np.prod(weight_shape)
     for before, after in zip(small.plans, large.plans, strict=True):
         assert after.shared_bytes <= before.shared_bytes + 64 * 4
@@ -68,7 +69,7 @@ def test_memory_of_a_call_is_what_explain_says():
 
 
 def test_explanation_names_algorithm_tile_blocks_bytes_and_flops():
-    text = str(numbaconv.explain((4, 64, 56, 56), (64, 64, 3, 3), padding=1))
+    text = str(numbaconv.explain((4, 64, 56, 56), (64, 64, 3, 3), padding=1, algorithm="direct"))
     for pass_ in ("forward", "input gradient", "weight gradient"):
         assert f"{pass_}: direct (" in text
     lanes = tiling.lanes(4)
@@ -93,7 +94,7 @@ def make_product(rows, columns, depth, rng):
 
 @njit
 def run_macro_kernel(panels, b, c, rows, columns, depth, fresh):
-    like = pointer(np.int64(c.ctypes.data), gemm_pointer(c))
+    like = pointer(np.int64(c.ctypes.data), pointer_like(c))
     gemm.macro_kernel(
         rows,
         columns,
@@ -106,21 +107,6 @@ def run_macro_kernel(panels, b, c, rows, columns, depth, fresh):
         c.shape[1],
         fresh,
     )
-
-
-def _make_gemm_pointer():
-    from numba.extending import intrinsic
-
-    @intrinsic
-    def gemm_pointer(typingctx, array):
-        """A null pointer to elements of the array's type, to name the type by."""
-        kind = types.CPointer(array.dtype)
-        return kind(array), lambda context, builder, signature, args: context.get_constant_null(kind)
-
-    return gemm_pointer
-
-
-gemm_pointer = _make_gemm_pointer()
 
 
 @pytest.mark.parametrize("rows", range(1, 2 * gemm.MR + 2))

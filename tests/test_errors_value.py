@@ -160,13 +160,6 @@ def test_layout_of_bias_grad():
     assert_refused(ValueError, "conv2d_bias_grad", {"layout": "CHWN"}, ["layout", "'CHWN'", "'HWCN'"])
 
 
-# To be deleted, one name after the other, when they exist.
-@pytest.mark.parametrize("algorithm", ("winograd",))
-@pytest.mark.parametrize("name", CONVOLUTIONS)
-def test_algorithms_to_come(name, algorithm):
-    assert_refused(ValueError, name, {"algorithm": algorithm}, ["algorithm", f"'{algorithm}'"])
-
-
 HUGE = 2**62
 
 

@@ -248,8 +248,8 @@ def test_negative_seed():
         Conv2D(4, 6, 3, rng=-1)
 
 
-@pytest.mark.parametrize("algorithm", ("winograd",))
-def test_algorithms_to_come(algorithm):
-    """To be deleted with the test of the same name for the functions."""
-    with pytest.raises(ValueError, match=rf"algorithm.*{algorithm}"):
-        Conv2D(4, 6, 3, algorithm=algorithm)
+@pytest.mark.parametrize("options", ({"kernel_size": 5}, {"stride": 2}, {"dilation": (1, 2)}))
+def test_winograd_for_another_kernel(options):
+    """Said by the constructor, not by the first call."""
+    with pytest.raises(ValueError, match="winograd.*3 x 3 at stride 1 and dilation 1"):
+        Conv2D(**{"in_channels": 4, "out_channels": 6, "kernel_size": 3} | options, algorithm="winograd")

@@ -24,25 +24,27 @@ def make_micro_kernel(rows, vectors):
 
     @njit(error_model="numpy")
     def micro_kernel(shape, pitches, a, b, c, c_pitch, fresh):
-        tile = tile_zero(c, rows, vectors) if fresh else tile_load(c, c_pitch, rows, vectors)
+        lanes = lanes_of(c)
+        tile = tile_zero(c, rows, vectors) if fresh else tile_load(c, c_pitch, lanes, rows, vectors)
         depth, height, width = shape
         b_depth, b_height, b_width = pitches
         for d in range(depth):
             for h in range(height):
                 row = moved(b, d * b_depth + h * b_height)
                 for _ in range(width):
-                    tile = tile_multiply_add(tile, a, row)
+                    tile = tile_multiply_add(tile, a, 1, row, lanes)
                     a = moved(a, MR)
                     row = moved(row, b_width)
-        tile_store(c, c_pitch, tile)
+        tile_store(c, c_pitch, lanes, tile)
 
     return micro_kernel
 
 
-# Tails in r: 2 to 4 rows on a tile of 4, whose 8 accumulators still cover the latency; 1 row alone.
-micro_full_wide, micro_full = make_micro_kernel(MR, VECTORS), make_micro_kernel(MR, 1)
-micro_4_wide, micro_4 = make_micro_kernel(4, VECTORS), make_micro_kernel(4, 1)
-micro_1_wide, micro_1 = make_micro_kernel(1, VECTORS), make_micro_kernel(1, 1)
+# Tails in r: 2 to 4 rows on a tile of 4, whose accumulators still cover the latency; 1 row alone. Tails in i: a tile of
+# 2 vectors, where VECTORS is 3, and of 1.
+micro_full_wide, micro_full_2, micro_full_1 = (make_micro_kernel(MR, width) for width in (VECTORS, 2, 1))
+micro_4_wide, micro_4_1 = (make_micro_kernel(4, width) for width in (VECTORS, 1))
+micro_1_wide, micro_1_1 = (make_micro_kernel(1, width) for width in (VECTORS, 1))
 
 
 @njit(error_model="numpy")
@@ -55,22 +57,29 @@ def macro_kernel(rows, columns, shape, pitches, a, a_pitch, b, c, c_pitch, fresh
     lanes = lanes_of(c)
     for r in range(0, rows, MR):  # a panel of a: stays in L1
         left = rows - r
-        for i in range(0, columns, VECTORS * lanes):  # b streams by from L2
-            wide = columns - i > lanes
+        i = 0
+        while i < columns:  # b streams by from L2
+            vectors = (columns - i + lanes - 1) // lanes
             right = moved(b, i)
             out = moved(c, r * c_pitch + i)
+            # 4 vectors are two tiles of 2: a tile of 1 loads 9 vectors for 8 multiply-adds.
+            two = VECTORS == 3 and left > 4 and (vectors == 2 or vectors == 4)
+            width = 2 if two else VECTORS if vectors >= VECTORS else 1
             if left > 4:
-                if wide:
+                if two:
+                    micro_full_2(shape, pitches, a, right, out, c_pitch, fresh)
+                elif width == VECTORS:
                     micro_full_wide(shape, pitches, a, right, out, c_pitch, fresh)
                 else:
-                    micro_full(shape, pitches, a, right, out, c_pitch, fresh)
+                    micro_full_1(shape, pitches, a, right, out, c_pitch, fresh)
             elif left > 1:
-                if wide:
+                if width == VECTORS:
                     micro_4_wide(shape, pitches, a, right, out, c_pitch, fresh)
                 else:
-                    micro_4(shape, pitches, a, right, out, c_pitch, fresh)
-            elif wide:
+                    micro_4_1(shape, pitches, a, right, out, c_pitch, fresh)
+            elif width == VECTORS:
                 micro_1_wide(shape, pitches, a, right, out, c_pitch, fresh)
             else:
-                micro_1(shape, pitches, a, right, out, c_pitch, fresh)
+                micro_1_1(shape, pitches, a, right, out, c_pitch, fresh)
+            i += width * lanes
         a = moved(a, a_pitch)

@@ -29,14 +29,15 @@ from numba.core import caching, serialize
 
 @cache
 def source_digest() -> bytes:
-    """Hash of every file of this folder.
+    """Hash of every file of this folder and those in it.
 
     Numba's own key covers only the file a function stands in, and would go on using machine code
     compiled from an older version of what that function calls.
     """
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    folder = Path(__file__).parent
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes())
     return digest.digest()
 
 

@@ -124,11 +124,13 @@ class NestKernel:
     ----------
     function : callable
         Takes (scratch, arguments, worker): a pointer to elements of the dtype, a pointer to int64, an int.
+    variant : str
+        Tells kernels apart that one function makes.
     """
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function = function
-        self.__name__, self.__doc__ = function.__name__, function.__doc__
+    def __init__(self, function: Callable[..., Any], variant: str = "") -> None:
+        self.function, self._variant = function, variant
+        self.__name__, self.__doc__ = function.__name__ + variant, function.__doc__
         self._compiled: dict[np.dtype, CFunc] = {}
 
     def address(self, dtype: np.dtype) -> int:
@@ -137,7 +139,7 @@ class NestKernel:
         if function is None:
             kinds = (types.CPointer(NUMBA_DTYPES[dtype]), types.CPointer(types.int64), types.int64)
             function = CFunc(self.function, (kinds, types.int64), {}, OPTIONS)
-            cached(function, self.function)
+            cached(function, self.function, self._variant)
             function.compile()
             self._compiled[dtype] = function
         address: int = function.address
@@ -177,6 +179,8 @@ class Program:
         Elements of scratch of one worker.
     parallel : bool
         Whether the work is worth more than one thread.
+    most_scratch : int, optional
+        Bytes of scratch of all workers together: no more workers are started than have room.
     """
 
     # What is read in whole vectors may be read this far beyond its end.
@@ -190,10 +194,10 @@ class Program:
         scratch: int,
         dtype: np.dtype,
         parallel: bool,
+        most_scratch: int | None = None,
     ) -> None:
         self.dtype, self.launches = dtype, tuple(launches)
         self.pieces = max((launch.pieces for launch in launches), default=0)
-        self.parallel = parallel and self.pieces > 1
         line = 64 // dtype.itemsize
         sources = {name: (index, 0) for index, name in enumerate(arrays)}
         self.shared = 0
@@ -201,6 +205,10 @@ class Program:
             sources[name] = (4, self.shared)
             self.shared += -(-(size + self.SLACK) // line) * line
         self.scratch = -(-(scratch + self.SLACK) // line) * line
+        self.workers = self.pieces
+        if most_scratch is not None:
+            self.workers = min(self.pieces, most_scratch // (self.scratch * dtype.itemsize))
+        self.parallel = parallel and self.workers > 1
 
         starts, slots, arguments = [], [], []
         for launch in launches:
@@ -223,7 +231,7 @@ class Program:
         if not self.parallel or (threads := get_num_threads()) == 1 or not turn.take():
             return self._serial(a, b, c, out, self._program, np.empty(self._bytes[1], np.uint8), 1)
         try:
-            workers = min(threads, self.pieces)
+            workers = min(threads, self.workers)
             memory = np.empty(self._bytes[0] + self.scratch * workers * self.dtype.itemsize, np.uint8)
             return entry_point(self.dtype, True)(a, b, c, out, self._program, memory, workers)
         finally:

@@ -355,13 +355,14 @@ def pack_pixels(strip, pitch, x, x_n, x_c, x_h, x_w, H, W, images, rows, columns
 
 
 @njit(error_model="numpy")
-def unpack_pixels(pixels, pitch, y, y_c, y_h, y_w, rows, columns, channels, accumulate):
-    """y[c, h, w] (+)= pixels[(h * columns + w) * pitch + c] for c < channels."""
+def unpack_pixels(pixels, pitch, columns, y, y_c, y_h, y_w, height, width, channels, accumulate):
+    """y[c, h, w] (+)= pixels[(h * columns + w) * pitch + c] for h < height, w < width, c < channels."""
     lanes = lanes_of(pixels)
-    height, width = (1, rows * columns) if y_h == columns * y_w else (rows, columns)
+    if width == columns and y_h == columns * y_w:
+        height, width = 1, height * width
     for h in range(height):
         out = moved(y, h * y_h)
-        source = moved(pixels, h * width * pitch)
+        source = moved(pixels, h * columns * pitch)
         if y_w == 1 and y_c != 1 and not accumulate:
             for w in range(0, width, lanes):
                 count = min(lanes, width - w)

@@ -72,10 +72,6 @@ def item_bytes(vector):
     return vector.dtype.bitwidth // 8
 
 
-def plus(builder, offset, constant):
-    return builder.add(offset, ir.Constant(I64, constant))
-
-
 def emit_load(builder, pointer, offset, vector):
     address = at(builder, pointer, offset, vector)
     return builder.load(address, typ=vector_of(vector), align=item_bytes(vector))
@@ -415,34 +411,43 @@ def tile_zero(typingctx, p, rows, vectors):
 
 
 @intrinsic(prefer_literal=True)
-def tile_load(typingctx, c, pitch, rows, vectors):
-    """t[r, i] = c[r * pitch + i]"""
+def tile_load(typingctx, c, row_pitch, vector_pitch, rows, vectors):
+    """t[r, v] = the vector at c[r * row_pitch + v * vector_pitch]"""
     tile = Tile(c.dtype, rows.literal_value, vectors.literal_value)
 
     def generate(context, builder, signature, args):
         value = ir.Constant(context.get_value_type(tile), ir.Undefined)
-        for r in range(tile.rows):
-            row = builder.mul(args[1], ir.Constant(I64, r))
-            for v in range(tile.vectors):
-                offset = plus(builder, row, v * tile.vector.lanes)
-                loaded = emit_load(builder, args[0], offset, tile.vector)
-                value = builder.insert_value(value, loaded, r * tile.vectors + v)
+        for i, offset in tile_offsets(builder, tile, args[1], args[2]):
+            loaded = emit_load(builder, args[0], offset, tile.vector)
+            value = builder.insert_value(value, loaded, i)
         return value
 
-    return tile(c, types.int64, rows, vectors), generate
+    return tile(c, types.int64, types.int64, rows, vectors), generate
+
+
+def tile_offsets(builder, tile, row_pitch, vector_pitch):
+    """Index of each vector of a tile, and its offset in memory."""
+    for r in range(tile.rows):
+        row = builder.mul(row_pitch, ir.Constant(I64, r))
+        for v in range(tile.vectors):
+            yield r * tile.vectors + v, builder.add(row, builder.mul(vector_pitch, ir.Constant(I64, v)))
 
 
 @intrinsic
-def tile_multiply_add(typingctx, tile, a, b):
-    """t[r, i] += a[r] * b[i]"""
+def tile_multiply_add(typingctx, tile, a, a_pitch, b, b_pitch):
+    """t[r, v] += a[r * a_pitch] * the vector at b[v * b_pitch]"""
 
     def generate(context, builder, signature, args):
-        value, left, right = args
+        value, left, left_pitch, right, right_pitch = args
         vector = tile.vector
-        columns = [emit_load(builder, right, ir.Constant(I64, v * vector.lanes), vector) for v in range(tile.vectors)]
         kind = element(vector.dtype)
+        columns = [
+            emit_load(builder, right, builder.mul(right_pitch, ir.Constant(I64, v)), vector)
+            for v in range(tile.vectors)
+        ]
         for r in range(tile.rows):
-            address = builder.gep(left, [ir.Constant(I64, r)], source_etype=kind)
+            offset = builder.mul(left_pitch, ir.Constant(I64, r))
+            address = builder.gep(left, [offset], source_etype=kind)
             factor = emit_broadcast(builder, builder.load(address, typ=kind), vector)
             for v, column in enumerate(columns):
                 i = r * tile.vectors + v
@@ -450,20 +455,16 @@ def tile_multiply_add(typingctx, tile, a, b):
                 value = builder.insert_value(value, total, i)
         return value
 
-    return tile(tile, a, b), generate
+    return tile(tile, a, types.int64, b, types.int64), generate
 
 
 @intrinsic
-def tile_store(typingctx, c, pitch, tile):
-    """c[r * pitch + i] = t[r, i]"""
+def tile_store(typingctx, c, row_pitch, vector_pitch, tile):
+    """the vector at c[r * row_pitch + v * vector_pitch] = t[r, v]"""
 
     def generate(context, builder, signature, args):
-        for r in range(tile.rows):
-            row = builder.mul(args[1], ir.Constant(I64, r))
-            for v in range(tile.vectors):
-                value = builder.extract_value(args[2], r * tile.vectors + v)
-                offset = plus(builder, row, v * tile.vector.lanes)
-                emit_store(builder, value, args[0], offset, tile.vector)
+        for i, offset in tile_offsets(builder, tile, args[1], args[2]):
+            emit_store(builder, builder.extract_value(args[3], i), args[0], offset, tile.vector)
         return context.get_dummy_value()
 
-    return types.void(c, types.int64, tile), generate
+    return types.void(c, types.int64, types.int64, tile), generate

@@ -1,0 +1,10 @@
+"""Winograd's algorithm for 3 x 3 taps at stride 1: :mod:`.algebra` is all of it in NumPy, the rest makes it fast.
+
+    tiles of x    transform    V[position][channels of a vector][tile]        transforms
+    filters       transform    U[position][filters of a vector][channel]      transforms
+    V, U          product      M at each of the n x n positions               product
+    M             transform    y                                              transforms
+
+:mod:`.forward` is this nest for y and for dx, :mod:`.weight_grad` has the transformed dy in the place of the filters
+and sums over tiles.
+"""

@@ -1,0 +1,147 @@
+"""Forward pass by Winograd's algorithm, which is the input gradient too (on dy, with the turned kernel).
+
+    for a block of filters, and a block of tiles:             one piece of work
+        for a block of channels:                              so that what follows stays in L2
+            transform the filters, U[position][filter block][channel], unless they are still there
+            transform the tiles of x, V[position][channel block][tile]
+            for each of the n x n positions: product          sums M[position][filter block][tile]
+        transform the sums, add the bias, write y
+
+Transforming filters again for each block of tiles costs less than keeping them: U is 4 times as large as the weight,
+and would come from memory. Pieces write different filters or tiles, and the order of each sum is that of the
+channels, whoever claims the piece: the same bits for any number of threads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+from ..forward import Product
+from ..launch import Address, Launch, NestKernel
+from ..simd import claim, lanes_of, moved, pointer, unpacked
+from .algebra import TAPS
+from .product import product
+from .transforms import INPUT, make_filter_transform, make_output_transform, make_tile_transform
+
+
+@dataclass(frozen=True)
+class Blocking:
+    """Sizes of the nest: KC channels, FB filters, and a block of images x rows x columns of tiles."""
+
+    m: int
+    KC: int
+    FB: int
+    images: int
+    rows: int
+    columns: int
+    #: Tiles of a block, rounded up to whole register tiles.
+    capacity: int
+    #: Elements of U, V, M and the strip; odd multiples of `lanes` for a position keep positions in different sets.
+    u_plane: int
+    v_plane: int
+    m_plane: int
+    strip: int
+    lines: int
+
+    @property
+    def scratch(self) -> int:
+        """Elements of scratch of a worker."""
+        return (self.m + TAPS - 1) ** 2 * (self.u_plane + self.v_plane + self.m_plane) + self.strip + self.lines
+
+
+WINOGRAD = (
+    "counter", "x", "x_n", "x_c", "x_h", "x_w", "H", "W", "weight", "w_group", "w_row", "w_channel", "w_kh", "w_kw",
+    "bias", "bias_f", "y", "y_n", "y_f", "y_h", "y_w", "N", "OH", "OW", "groups", "C", "F", "offset_h", "offset_w",
+    "KC", "FB", "images", "rows", "columns", "capacity", "u_plane", "v_plane", "m_plane", "strip_size",
+    "accumulate", "scratch_size",
+)  # fmt: skip
+WINOGRAD_COUNT = len(WINOGRAD)
+
+
+def launch(p: Product, b: Blocking) -> Launch:
+    """The one launch of a pass."""
+    values: dict[str, int | Address] = {"x": Address(p.x), "weight": p.weight, "y": p.y}
+    values |= dict(zip(("x_n", "x_c", "x_h", "x_w"), p.x_strides, strict=True))
+    values |= dict(zip(("w_group", "w_row", "w_channel", "w_kh", "w_kw"), p.w_strides, strict=True))
+    values |= dict(zip(("y_n", "y_f", "y_h", "y_w"), p.y_strides, strict=True))
+    values |= {"bias": 0 if p.bias is None else Address(p.bias), "bias_f": p.bias_step}
+    values |= {"H": p.H, "W": p.W, "N": p.N, "OH": p.OH, "OW": p.OW, "groups": p.groups, "C": p.C, "F": p.F}
+    values |= {"offset_h": p.offset[0], "offset_w": p.offset[1], "accumulate": p.accumulate}
+    values |= {"KC": b.KC, "FB": b.FB, "images": b.images, "rows": b.rows, "columns": b.columns}
+    values |= {"capacity": b.capacity, "u_plane": b.u_plane, "v_plane": b.v_plane, "m_plane": b.m_plane}
+    values |= {"strip_size": b.strip}
+    steps = (p.N, b.images), (p.OH, b.rows * b.m), (p.OW, b.columns * b.m), (p.F, b.FB)
+    pieces = p.groups * prod(-(-extent // step) for extent, step in steps)
+    return Launch(KERNELS[b.m], WINOGRAD, values, pieces)
+
+
+def make_kernel(m):
+    """The kernel for tiles of m x m outputs."""
+    n = m + TAPS - 1
+    transform_tiles = make_tile_transform(INPUT, m, n)
+    transform_filters = make_filter_transform(m)
+    transform_output = make_output_transform(m)
+
+    def winograd_forward(scratch, arguments, worker):
+        """C and F are those of one group; KC and FB are multiples of lanes."""
+        (
+            _, x_address, x_n, x_c, x_h, x_w, H, W, weight_address, w_group, w_row, w_channel, w_kh, w_kw,
+            bias_address, bias_f, y_address, y_n, y_f, y_h, y_w, N, OH, OW, groups, C, F, offset_h, offset_w,
+            KC, FB, images, rows, columns, capacity, u_plane, v_plane, m_plane, strip_size, accumulate, scratch_size,
+        ) = unpacked(arguments, WINOGRAD_COUNT)  # fmt: skip
+        x, weight = pointer(x_address, scratch), pointer(weight_address, scratch)
+        y, bias = pointer(y_address, scratch), pointer(bias_address, scratch)
+        lanes = lanes_of(scratch)
+        U = moved(scratch, worker * scratch_size)
+        V = moved(U, n * n * u_plane)
+        M = moved(V, n * n * v_plane)
+        strip = moved(M, n * n * m_plane)
+        lines = moved(strip, strip_size)
+        tile_rows, tile_columns = (OH + m - 1) // m, (OW + m - 1) // m
+        h_blocks, w_blocks = (tile_rows + rows - 1) // rows, (tile_columns + columns - 1) // columns
+        blocks = (N + images - 1) // images * h_blocks * w_blocks
+        f_blocks = (F + FB - 1) // FB
+        packed = -1  # what U holds: group and block of filters
+        while True:
+            piece = claim(arguments)
+            if piece >= groups * f_blocks * blocks:
+                return 0
+            filter_block, block = divmod(piece, blocks)
+            group, f_block = divmod(filter_block, f_blocks)
+            rest, w_block = divmod(block, w_blocks)
+            image_block, h_block = divmod(rest, h_blocks)
+            f, image = f_block * FB, image_block * images
+            filters, here = min(FB, F - f), min(images, N - image)
+            top, left = h_block * rows, w_block * columns
+            height, width = min(rows, tile_rows - top), min(columns, tile_columns - left)
+            f += group * F
+            for c in range(0, max(C, 1), KC):
+                channels = min(KC, C - c)
+                if C > KC or packed != filter_block:
+                    taps = moved(weight, group * w_group + f_block * FB * w_row + c * w_channel)
+                    # V, which is written next, is the stage.
+                    transform_filters(U, u_plane, KC * lanes, V, taps, w_row, w_channel, w_kh, w_kw, filters, channels)
+                    packed = filter_block
+                transform_tiles(
+                    V, v_plane, lanes, capacity * lanes, strip, lines,
+                    moved(x, image * x_n + (group * C + c) * x_c), x_n, x_c, x_h, x_w, H, W,
+                    here, height, width, channels, top * m + offset_h, left * m + offset_w,
+                )  # fmt: skip
+                for position in range(n * n):
+                    product(
+                        here * height * width, (filters + lanes - 1) // lanes, channels, lanes,
+                        moved(V, position * v_plane), lanes, capacity * lanes, 1,
+                        moved(U, position * u_plane), KC * lanes,
+                        moved(M, position * m_plane), capacity * lanes, c == 0,
+                    )  # fmt: skip
+            transform_output(
+                M, m_plane, capacity * lanes, strip, lines, (moved(bias, f * bias_f), bias_f, bias_address != 0),
+                moved(y, image * y_n + f * y_f), y_n, y_f, y_h, y_w, OH, OW, here, height, width, filters,
+                top * m, left * m, accumulate,
+            )  # fmt: skip
+
+    return NestKernel(winograd_forward, f"-{m}")
+
+
+KERNELS = {m: make_kernel(m) for m in (2, 4)}

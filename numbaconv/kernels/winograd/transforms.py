@@ -1,0 +1,259 @@
+"""The transforms of :mod:`.algebra` on vectors of channels: no lane meets another one.
+
+A block of channels is first brought side by side, `lanes` of them per pixel (:mod:`..packing` does so for every
+layout, and channels-last arrays lie so already). Then an element of a tile is a vector, and a transform is the same
+few multiply-adds for all lanes: no shuffles, no tails, no borders.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+
+from ..packing import pack_pixels, unpack_pixels
+from ..simd import (
+    Vector,
+    emit_load,
+    emit_multiply_add,
+    emit_store,
+    lanes_of,
+    load,
+    moved,
+    store,
+    transpose_block,
+    vector_add,
+    vector_load,
+    vector_of,
+    vector_store,
+)
+from .algebra import POINTS, TAPS, filter_matrix, input_matrix, output_matrix
+
+# What :func:`line` applies, for tiles of m outputs: n = m + 2 numbers of x, 3 taps and m numbers of dy at n points;
+# m outputs and 3 taps of dw from n sums.
+INPUT, FILTER, GRAD, OUTPUT, TAP = range(5)
+
+
+def matrix_of(kind, m):
+    """The matrix of a transform in exact fractions."""
+    points = POINTS[m]
+    return {
+        INPUT: lambda: input_matrix(points),
+        FILTER: lambda: filter_matrix(points, TAPS),
+        GRAD: lambda: filter_matrix(points, m),
+        OUTPUT: lambda: output_matrix(points, m),
+        TAP: lambda: output_matrix(points, TAPS),
+    }[kind]()
+
+
+def mirrored(first, second):
+    """Whether the odd places have opposite signs and the even ones are equal, as for points p and -p."""
+    return any(first) and all(b == (-1) ** k * a for k, (a, b) in enumerate(zip(first, second, strict=True)))
+
+
+def pairs_of(lines):
+    """Pairs (i, j) of lines for points p and -p."""
+    return [(i, j) for j, right in enumerate(lines) for i, left in enumerate(lines[:j]) if mirrored(left, right)]
+
+
+def emit_sum(builder, terms, vector):
+    """Sum of coefficient * value, beginning with a term that needs no product."""
+    terms = sorted(((c, value) for c, value in terms if c), key=lambda term: term[0] != 1)
+    total = None
+    for coefficient, value in terms:
+        if total is None and coefficient == 1:
+            total = value
+            continue
+        factor = ir.Constant(vector_of(vector), [float(coefficient)] * vector.lanes)
+        if total is None:
+            total = builder.fmul(factor, value)
+        else:
+            total = emit_multiply_add(builder, factor, value, total, vector)
+    return total
+
+
+def emit_product(builder, matrix, values, vector):
+    """matrix @ values. What the points p and -p have in common is computed once, 12 operations for B^T in place of 27.
+
+    Rows for p and -p (B^T, G) are even + odd and even - odd part; columns (A^T) take the sum and the difference of
+    their two values.
+    """
+    rows: list = [None] * len(matrix)
+    for i, j in pairs_of(matrix):
+        even = emit_sum(builder, [(matrix[i][k], values[k]) for k in range(0, len(values), 2)], vector)
+        odd = [(matrix[i][k], values[k]) for k in range(1, len(values), 2) if matrix[i][k]]
+        scale = odd[-1][0]
+        odd_sum = emit_sum(builder, [(c / scale, value) for c, value in odd], vector)
+        for row, sign in ((i, 1), (j, -1)):
+            rows[row] = emit_sum(builder, [(Fraction(1), even), (sign * scale, odd_sum)], vector)
+    if any(row is not None for row in rows):
+        return [
+            emit_sum(builder, zip(matrix[i], values, strict=True), vector) if row is None else row
+            for i, row in enumerate(rows)
+        ]
+    columns = list(zip(*matrix, strict=True))
+    pairs = pairs_of(columns)
+    sums = {i: (builder.fadd(values[i], values[j]), builder.fsub(values[i], values[j])) for i, j in pairs}
+    second = {j for _, j in pairs}
+    return [
+        emit_sum(
+            builder,
+            [(c, sums[k][i % 2] if k in sums else values[k]) for k, c in enumerate(row) if k not in second],
+            vector,
+        )
+        for i, row in enumerate(matrix)
+    ]
+
+
+@intrinsic(prefer_literal=True)
+def line(typingctx, kind, m, source, step, destination, destination_step):
+    """destination[i * destination_step] = sum over k of matrix[i][k] * source[k * step], of vectors"""
+    vector = Vector(source.dtype)
+    matrix = matrix_of(kind.literal_value, m.literal_value)
+
+    def generate(context, builder, signature, args):
+        _, _, src, src_step, dst, dst_step = args
+
+        def times(pitch, i):
+            return builder.mul(pitch, ir.Constant(ir.IntType(64), i))
+
+        values = [emit_load(builder, src, times(src_step, k), vector) for k in range(len(matrix[0]))]
+        for i, value in enumerate(emit_product(builder, matrix, values, vector)):
+            emit_store(builder, value, dst, times(dst_step, i), vector)
+        return context.get_dummy_value()
+
+    return types.void(kind, m, source, types.int64, destination, types.int64), generate
+
+
+def make_tile_transform(kind, m, size):
+    """Transform of all tiles of size x size that begin m apart."""
+    n = m + TAPS - 1
+
+    @njit(error_model="numpy")
+    def transform_tiles(
+        destination, plane, tile_pitch, block_pitch, strip, lines, x, x_n, x_c, x_h, x_w, H, W,
+        images, rows, columns, channels, top, left,
+    ):  # fmt: skip
+        """destination[(i, j) * plane + c // lanes * block_pitch + tile * tile_pitch + c % lanes] = element (i, j).
+
+        Of `rows` x `columns` tiles of each image, the first at (top, left); tiles count (image, row, column).
+        `strip` has room for their pixels and `lines` for n rows of them, in vectors.
+        """
+        lanes = lanes_of(strip)
+        height, width = (rows - 1) * m + size, (columns - 1) * m + size
+        for c in range(0, channels, lanes):
+            pack_pixels(
+                strip, lanes, moved(x, c * x_c), x_n, x_c, x_h, x_w, H, W, images, height, width,
+                min(lanes, channels - c), top, left,
+            )  # fmt: skip
+            tile = moved(destination, c // lanes * block_pitch)
+            for row in range(images * rows):
+                image, inside = divmod(row, rows)
+                pixels = moved(strip, (image * height + inside * m) * width * lanes)
+                # Down the columns first: neighbours share what they have of those.
+                for u in range(width):
+                    line(kind, m, moved(pixels, u * lanes), width * lanes, moved(lines, u * lanes), width * lanes)
+                for column in range(columns):
+                    for i in range(n):
+                        across = moved(lines, (i * width + column * m) * lanes)
+                        line(kind, m, across, lanes, moved(tile, i * n * plane), plane)
+                    tile = moved(tile, tile_pitch)
+
+    return transform_tiles
+
+
+def make_filter_transform(m):
+    """Transform of filters of 3 x 3 taps."""
+    n = m + TAPS - 1
+
+    @njit(error_model="numpy")
+    def transform_filters(destination, plane, block_pitch, stage, weight, w_row, w_channel, w_kh, w_kw, rows, channels):
+        """destination[(i, j) * plane + r // lanes * block_pitch + c * lanes + r % lanes] = element (i, j) of (r, c).
+
+        `stage` has room for `channels` x 9 + 3 n vectors and one more.
+        """
+        lanes = lanes_of(stage)
+        taps = TAPS * TAPS
+        lines = moved(stage, channels * taps * lanes)
+        for r in range(0, rows, lanes):
+            block = moved(destination, r // lanes * block_pitch)
+            pack_filters(stage, moved(weight, r * w_row), w_row, w_channel, w_kh, w_kw, min(lanes, rows - r), channels)
+            for c in range(channels):
+                kernel = moved(stage, c * taps * lanes)
+                for kw in range(TAPS):
+                    line(FILTER, m, moved(kernel, kw * lanes), TAPS * lanes, moved(lines, kw * lanes), TAPS * lanes)
+                for i in range(n):
+                    across = moved(lines, i * TAPS * lanes)
+                    line(FILTER, m, across, lanes, moved(block, i * n * plane + c * lanes), plane)
+
+    return transform_filters
+
+
+@njit(error_model="numpy")
+def pack_filters(stage, weight, w_row, w_channel, w_kh, w_kw, rows, channels):
+    """stage[((c * 3 + kh) * 3 + kw) * lanes + r] = weight[r, c, kh, kw] for r < rows, at most lanes."""
+    lanes = lanes_of(stage)
+    taps = TAPS * TAPS
+    turned = w_kw == -1 and w_kh == -TAPS
+    if turned or (w_kw == 1 and w_kh == TAPS):
+        # Taps that follow each other, forwards or backwards, and with them the channels where they do too.
+        first, step = (taps - 1, -lanes) if turned else (0, lanes)
+        runs, length = (1, channels * taps) if w_channel == taps and not turned else (channels, taps)
+        for run in range(runs):
+            source = moved(weight, run * w_channel + (TAPS - 1) * (w_kh + w_kw) * (1 if turned else 0))
+            out = moved(stage, (run * length + first) * lanes)
+            for i in range(0, length, lanes):
+                count = min(lanes, length - i)
+                transpose_block(moved(out, i * step), step, moved(source, i), w_row, rows, count)
+        return
+    for c in range(channels):
+        for kh in range(TAPS):
+            for kw in range(TAPS):
+                source = moved(weight, c * w_channel + kh * w_kh + kw * w_kw)
+                for r in range(rows):
+                    store(stage, ((c * TAPS + kh) * TAPS + kw) * lanes + r, load(source, r * w_row))
+
+
+def make_output_transform(m):
+    """Transform of sums back to tiles of m x m outputs."""
+    n = m + TAPS - 1
+
+    @njit(error_model="numpy")
+    def transform_output(
+        sums, plane, block_pitch, strip, lines, bias, y, y_n, y_f, y_h, y_w, OH, OW, images, rows, columns, filters,
+        top, left, accumulate,
+    ):  # fmt: skip
+        """y (+)= the outputs of `rows` x `columns` tiles of each image, the first at (top, left), plus bias.
+
+        The sums of filter f and a tile are at (i, j) * plane + f // lanes * block_pitch + tile * lanes + f % lanes.
+        `bias` is (pointer, step, whether).
+        """
+        lanes = lanes_of(strip)
+        values, bias_step, biased = bias
+        width = columns * m
+        for f in range(0, filters, lanes):
+            count = min(lanes, filters - f)
+            block = moved(sums, f // lanes * block_pitch)
+            for image in range(images):
+                for row in range(rows):
+                    for column in range(columns):
+                        for j in range(n):
+                            line(OUTPUT, m, moved(block, j * plane), n * plane, moved(lines, j * lanes), n * lanes)
+                        out = moved(strip, (row * m * width + column * m) * lanes)
+                        for k in range(m):
+                            line(OUTPUT, m, moved(lines, k * n * lanes), lanes, moved(out, k * width * lanes), lanes)
+                        block = moved(block, lanes)
+                if biased:
+                    for i in range(count):
+                        store(lines, i, load(values, (f + i) * bias_step))
+                    value = vector_load(lines, 0)
+                    for i in range(rows * m * width):
+                        vector_store(strip, i * lanes, vector_add(vector_load(strip, i * lanes), value))
+                unpack_pixels(
+                    strip, lanes, width, moved(y, image * y_n + f * y_f + top * y_h + left * y_w), y_f, y_h, y_w,
+                    min(rows * m, OH - top), min(width, OW - left), count, accumulate,
+                )  # fmt: skip
+
+    return transform_output

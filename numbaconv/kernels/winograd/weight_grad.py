@@ -1,0 +1,186 @@
+"""Weight gradient by Winograd's algorithm: 3 x 3 taps from tiles of m x m numbers of dy.
+
+    for a share of the tiles, a block of FB filters, a block of CB channels:      one piece of work
+        for a block of tiles:                             so that what follows stays in L2
+            transform the tiles of x, V[position][channel block][tile]
+            transform the tiles of dy, D[position][tile][filter]
+            for each of the n x n positions: product      sums M[position][channel block][filter] over the tiles
+        transform the sums to 3 x 3 taps                  partial sums of the share
+
+Pieces own their partial sums. How many shares there are depends on the shape alone, and they are added in order by
+:func:`..weight_grad.add_shares`, whose layout the partial sums have: the same bits for any number of threads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from numba import njit
+
+from ...geometry import Geometry
+from .. import tiling, weight_grad
+from ..launch import Address, Launch, NestKernel
+from ..simd import claim, lanes_of, moved, pointer, unpacked
+from .algebra import TAPS
+from .product import product
+from .transforms import GRAD, INPUT, TAP, line, make_tile_transform
+
+MR = tiling.MR
+
+
+@dataclass(frozen=True)
+class Blocking:
+    """Sizes of the nest: shares, FB filters and CB channels of a piece, and a block of tiles."""
+
+    m: int
+    shares: int
+    FB: int
+    CB: int
+    images: int
+    rows: int
+    columns: int
+    #: Elements of a filter's channels and taps of a row in the partial sums.
+    line: int
+    #: FB rounded up to whole vectors and register tiles, tiles of a block likewise.
+    filters: int
+    capacity: int
+    v_plane: int
+    d_plane: int
+    m_plane: int
+    strip: int
+    lines: int
+
+    @property
+    def scratch(self) -> int:
+        """Elements of scratch of a worker."""
+        return (self.m + TAPS - 1) ** 2 * (self.v_plane + self.d_plane + self.m_plane) + self.strip + self.lines
+
+
+WINOGRAD_GRAD = (
+    "counter", "x", "x_n", "x_c", "x_h", "x_w", "H", "W", "dy", "y_n", "y_f", "y_h", "y_w", "partial",
+    "N", "OH", "OW", "groups", "C", "F", "offset_h", "offset_w", "shares", "FB", "CB", "images", "rows", "columns",
+    "line", "filters", "capacity", "v_plane", "d_plane", "m_plane", "strip_size", "scratch_size",
+)  # fmt: skip
+WINOGRAD_GRAD_COUNT = len(WINOGRAD_GRAD)
+
+
+def partial_elements(g: Geometry, b: Blocking) -> int:
+    """Elements of the partial sums of all shares."""
+    C, F = g.C // g.groups, g.F // g.groups
+    return b.shares * g.groups * -(-F // MR) * MR * -(-C // b.CB) * TAPS * b.line
+
+
+def launches(
+    g: Geometry,
+    x_strides: tuple[int, int, int, int],
+    y_strides: tuple[int, int, int, int],
+    start: int,
+    w_strides: tuple[int, int, int, int],
+    b: Blocking,
+    accumulate: bool,
+) -> list[Launch]:
+    """Sum by shares, then add the shares; strides count elements of x, dy and dw, which begins at `start`."""
+    C, F = g.C // g.groups, g.F // g.groups
+    values: dict[str, int | Address] = {"x": Address("x"), "dy": Address("dy"), "dw": Address("dw", start)}
+    values |= {"partial": Address("partial"), "N": g.N, "H": g.H, "W": g.W, "OH": g.OH, "OW": g.OW}
+    values |= {"groups": g.groups, "C": C, "F": F, "KH": TAPS, "KW": TAPS, "accumulate": accumulate}
+    values |= dict(zip(("x_n", "x_c", "x_h", "x_w"), x_strides, strict=True))
+    values |= dict(zip(("y_n", "y_f", "y_h", "y_w"), y_strides, strict=True))
+    values |= dict(zip(("w_f", "w_c", "w_kh", "w_kw"), w_strides, strict=True))
+    values |= {"offset_h": -g.padding[0], "offset_w": -g.padding[2]}
+    values |= {"shares": b.shares, "FB": b.FB, "CB": b.CB, "images": b.images, "rows": b.rows, "columns": b.columns}
+    values |= {"line": b.line, "filters": b.filters, "capacity": b.capacity, "strip_size": b.strip}
+    values |= {"v_plane": b.v_plane, "d_plane": b.d_plane, "m_plane": b.m_plane, "gathered": 0, "apart": 1}
+    pieces = b.shares * g.groups * -(-F // b.FB) * -(-C // b.CB)
+    adding = Launch(weight_grad.add_shares, weight_grad.ADD_SHARES, values, g.F)
+    return [Launch(KERNELS[b.m], WINOGRAD_GRAD, values, pieces), adding]
+
+
+def make_kernel(m):
+    """The kernel for tiles of m x m numbers of dy."""
+    n = m + TAPS - 1
+    transform_x = make_tile_transform(INPUT, m, n)
+    transform_dy = make_tile_transform(GRAD, m, m)
+
+    @njit(error_model="numpy")
+    def transform_taps(sums, plane, block_pitch, lines, out, f_pitch, row_pitch, filters, channels):
+        """out[f * f_pitch + kh * row_pitch + kw * channels + c] = the taps that the sums of (f, c) give.
+
+        From the last channels to the first: what whole vectors write too much is written over by the next ones.
+        """
+        lanes = lanes_of(lines)
+        for c in range((channels - 1) // lanes * lanes, -1, -lanes):
+            for f in range(filters):
+                source = moved(sums, c // lanes * block_pitch + f * lanes)
+                for j in range(n):
+                    line(TAP, m, moved(source, j * plane), n * plane, moved(lines, j * lanes), n * lanes)
+                for kh in range(TAPS):
+                    row = moved(out, f * f_pitch + kh * row_pitch + c)
+                    line(TAP, m, moved(lines, kh * n * lanes), lanes, row, channels)
+
+    def winograd_weight_grad(scratch, arguments, worker):
+        """C and F are those of one group; a block is `images` x `rows` x `columns` tiles."""
+        (
+            _, x_address, x_n, x_c, x_h, x_w, H, W, dy_address, y_n, y_f, y_h, y_w, partial_address,
+            N, OH, OW, groups, C, F, offset_h, offset_w, shares, FB, CB, images, rows, columns,
+            line_size, filter_pitch, capacity, v_plane, d_plane, m_plane, strip_size, scratch_size,
+        ) = unpacked(arguments, WINOGRAD_GRAD_COUNT)  # fmt: skip
+        x, dy, partial = (
+            pointer(x_address, scratch),
+            pointer(dy_address, scratch),
+            pointer(partial_address, scratch),
+        )
+        lanes = lanes_of(scratch)
+        V = moved(scratch, worker * scratch_size)
+        D = moved(V, n * n * v_plane)
+        M = moved(D, n * n * d_plane)
+        strip = moved(M, n * n * m_plane)
+        lines = moved(strip, strip_size)
+        tile_rows, tile_columns = (OH + m - 1) // m, (OW + m - 1) // m
+        h_blocks, w_blocks = (tile_rows + rows - 1) // rows, (tile_columns + columns - 1) // columns
+        blocks = (N + images - 1) // images * h_blocks * w_blocks
+        f_blocks, c_blocks = (F + FB - 1) // FB, (C + CB - 1) // CB
+        f_pitch = c_blocks * TAPS * line_size
+        padded_F = (F + MR - 1) // MR * MR
+        while True:
+            piece = claim(arguments)
+            if piece >= shares * groups * f_blocks * c_blocks:
+                return 0
+            rest, c_block = divmod(piece, c_blocks)
+            rest, f_block = divmod(rest, f_blocks)
+            share, group = divmod(rest, groups)
+            f, c = f_block * FB, c_block * CB
+            filters, channels = min(FB, F - f), min(CB, C - c)
+            first, last = share * blocks // shares, (share + 1) * blocks // shares
+            for block in range(first, max(last, 1)):  # one of no images makes the zeros of an empty batch
+                rest, w_block = divmod(block, w_blocks)
+                image_block, h_block = divmod(rest, h_blocks)
+                image, top, left = image_block * images, h_block * rows, w_block * columns
+                here = min(images, N - image)
+                height, width = min(rows, tile_rows - top), min(columns, tile_columns - left)
+                transform_x(
+                    V, v_plane, lanes, capacity * lanes, strip, lines, moved(x, image * x_n + (group * C + c) * x_c),
+                    x_n, x_c, x_h, x_w, H, W, here, height, width, channels, top * m + offset_h, left * m + offset_w,
+                )  # fmt: skip
+                transform_dy(
+                    D, d_plane, filter_pitch, lanes, strip, lines, moved(dy, image * y_n + (group * F + f) * y_f),
+                    y_n, y_f, y_h, y_w, OH, OW, here, height, width, filters, top * m, left * m,
+                )  # fmt: skip
+                tiles = here * height * width
+                for position in range(n * n):
+                    product(
+                        filters, (channels + lanes - 1) // lanes, tiles, capacity,
+                        moved(D, position * d_plane), 1, 0, filter_pitch,
+                        moved(V, position * v_plane), capacity * lanes,
+                        moved(M, position * m_plane), filter_pitch * lanes, block == first,
+                    )  # fmt: skip
+            sums = moved(partial, (share * groups + group) * padded_F * f_pitch + f * f_pitch)
+            transform_taps(
+                M, m_plane, filter_pitch * lanes, lines, moved(sums, c_block * TAPS * line_size), f_pitch, line_size,
+                filters, channels,
+            )  # fmt: skip
+
+    return NestKernel(winograd_weight_grad, f"-{m}")
+
+
+KERNELS = {m: make_kernel(m) for m in (2, 4)}

@@ -1,0 +1,256 @@
+"""Which kernel computes a pass, and in which blocks: the only place that chooses.
+
+Here is the choice; :mod:`.direct`, :mod:`.depthwise` and :mod:`.winograd` cut the blocks of their kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache, partial
+from typing import Any
+
+import numpy as np
+from numba.core import config
+
+from ..geometry import Geometry
+from ..kernels import bias_grad, forward, input_grad, loops, tiling, weight_grad
+from ..kernels import depthwise as depthwise_kernels
+from ..kernels.forward import Product
+from ..kernels.launch import Address, Launch, Program, entry_point
+from ..kernels.winograd import forward as winograd_forward
+from ..kernels.winograd import weight_grad as winograd_weight_grad
+from . import depthwise, direct, winograd
+from .base import PARALLEL_BYTES, Axes, Plan, Strides
+
+__all__ = [
+    "Plan",
+    "check_algorithm",
+    "kernels",
+    "plan_bias_grad",
+    "plan_forward",
+    "plan_input_grad",
+    "plan_weight_grad",
+]
+
+ALGORITHMS = ("auto", "loops", "direct", "winograd")
+
+
+def check_algorithm(algorithm: Any) -> str:
+    """Return `algorithm` if there is one of this name.
+
+    Raises
+    ------
+    TypeError
+        If it is no string.
+    ValueError
+        If there is no such algorithm.
+    """
+    if not isinstance(algorithm, str):
+        raise TypeError(f"algorithm must be a string, got {algorithm!r}")
+    if algorithm not in ALGORITHMS:
+        raise ValueError(f"algorithm must be one of {', '.join(map(repr, ALGORITHMS))}, got {algorithm!r}")
+    return algorithm
+
+
+def check_kernel(
+    algorithm: str, kernel_size: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int]
+) -> None:
+    """Raise a ValueError if `algorithm`, named by the user, cannot do such a kernel."""
+    if algorithm == "winograd" and not winograd.supports(kernel_size, stride, dilation):
+        raise ValueError(
+            f"algorithm 'winograd' does kernels of 3 x 3 at stride 1 and dilation 1, got kernel_size {kernel_size}, "
+            f"stride {stride}, dilation {dilation}; 'auto' and 'direct' do this one"
+        )
+
+
+def choose(algorithm: str, name: str, g: Geometry, dtype: np.dtype, axes: Axes) -> tuple[str, str]:
+    """The algorithm that runs for a pass when the user asks for `algorithm`, and why.
+
+    Raises
+    ------
+    ValueError
+        If the algorithm cannot do the problem.
+    """
+    check_kernel(algorithm, (g.KH, g.KW), g.stride, g.dilation)
+    if config.DISABLE_JIT:
+        if algorithm in ("direct", "winograd"):
+            raise ValueError(f"algorithm {algorithm!r} needs Numba's compiler, which NUMBA_DISABLE_JIT turns off")
+        return "loops", "NUMBA_DISABLE_JIT is set"
+    if algorithm != "auto":
+        return algorithm, "asked for by name"
+    if winograd.supports((g.KH, g.KW), g.stride, g.dilation):
+        ratio = winograd.expected_ratio(name, g, dtype, axes)
+        expected = f"Winograd is expected to take {ratio:.2f} of direct's time"
+        return ("winograd", expected) if ratio < 1 else ("direct", expected)
+    return "direct", "faster than loops on every shape measured"
+
+
+@lru_cache(maxsize=1024)
+def plan_forward(
+    g: Geometry,
+    dtype: np.dtype,
+    algorithm: str,
+    axes: Axes,
+    flip: bool,
+    x: Strides,
+    w: Strides,
+    bias: int | None,
+    y: Strides,
+) -> Plan:
+    """Plan of y = conv2d(x, weight, bias); strides count elements of the arrays in the user's layout."""
+    plan = Plan("forward", g, dtype, *choose(algorithm, "forward", g, dtype, axes), axes, flip, False)
+    if plan.algorithm == "loops":
+        return plan
+    x, y = _nchw(x, axes), _nchw(y, axes)
+    start, w = _turned(g, w, flip)
+    if depthwise.fits(plan) and (one_to_one := depthwise.plan_pass(plan, x, y, start, w, bias)):
+        return one_to_one
+    F = g.F // g.groups
+    product = Product(
+        x="x",
+        x_strides=x,
+        H=g.H,
+        W=g.W,
+        weight=Address("weight", start),
+        w_strides=(F * w[0], *w),
+        bias=None if bias is None else "bias",
+        bias_step=bias or 0,
+        y=Address("y"),
+        y_strides=y,
+        N=g.N,
+        C=g.C // g.groups,
+        F=F,
+        OH=g.OH,
+        OW=g.OW,
+        KH=g.KH,
+        KW=g.KW,
+        groups=g.groups,
+        stride=g.stride,
+        offset=(-g.padding[0], -g.padding[2]),
+        dilation=g.dilation,
+        accumulate=False,
+    )
+    return _plan_products(plan, [product], ("x", "weight", "bias", "y"))
+
+
+@lru_cache(maxsize=1024)
+def plan_input_grad(
+    g: Geometry,
+    dtype: np.dtype,
+    algorithm: str,
+    axes: Axes,
+    flip: bool,
+    accumulate: bool,
+    y: Strides,
+    w: Strides,
+    x: Strides,
+) -> Plan:
+    """Plan of dx; strides count elements of dy, weight and dx in the user's layout."""
+    plan = Plan(
+        "input gradient", g, dtype, *choose(algorithm, "input gradient", g, dtype, axes), axes, flip, accumulate
+    )
+    if plan.algorithm == "loops":
+        return plan
+    start, w = _turned(g, w, flip)
+    x, y = _nchw(x, axes), _nchw(y, axes)
+    if depthwise.fits(plan) and (one_to_one := depthwise.plan_pass(plan, x, y, start, w, None)):
+        return one_to_one
+    products = list(input_grad.products(g, y, start, w, x, accumulate))
+    return _plan_products(plan, products, ("dy", "weight", "bias", "dx"))
+
+
+@lru_cache(maxsize=1024)
+def plan_weight_grad(
+    g: Geometry,
+    dtype: np.dtype,
+    algorithm: str,
+    axes: Axes,
+    flip: bool,
+    accumulate: bool,
+    x: Strides,
+    y: Strides,
+    w: Strides,
+) -> Plan:
+    """Plan of dw; strides count elements of x, dy and dw in the user's layout."""
+    plan = Plan(
+        "weight gradient", g, dtype, *choose(algorithm, "weight gradient", g, dtype, axes), axes, flip, accumulate
+    )
+    if plan.algorithm == "loops":
+        return plan
+    x, y = _nchw(x, axes), _nchw(y, axes)
+    start, w = _turned(g, w, flip)
+    if depthwise.fits(plan) and (one_to_one := depthwise.plan_pass(plan, x, y, start, w, None)):
+        return one_to_one
+    plan_it = winograd.plan_weight_grad if plan.algorithm == "winograd" else direct.plan_weight_grad
+    return plan_it(plan, x, y, start, w, ("x", "dy", "bias", "dw"))
+
+
+@lru_cache(maxsize=1024)
+def plan_bias_grad(
+    shape: tuple[int, int, int, int], dtype: np.dtype, axes: Axes, accumulate: bool, y: Strides, db: int
+) -> Program | None:
+    """Program of db, or None for plain loops; shape and strides count elements of dy in the user's layout."""
+    if config.DISABLE_JIT:
+        return None
+    N, F, OH, OW = _nchw(shape, axes)
+    y = _nchw(y, axes)
+    vector_axis = {0: bias_grad.IMAGES, 1: bias_grad.FILTERS, 3: bias_grad.PIXELS}[axes.index(3)]
+    values: dict[str, int | Address] = {
+        "dy": Address("dy"),
+        "db": Address("db"),
+        "db_f": db,
+        "accumulate": accumulate,
+    }
+    values |= dict(zip(("y_n", "y_f", "y_h", "y_w"), y, strict=True))
+    values |= {"N": N, "F": F, "OH": OH, "OW": OW, "vector_axis": vector_axis}
+    launch = Launch(bias_grad.bias_grad, bias_grad.BIAS_GRAD, values, F)
+    parallel = N * F * OH * OW * dtype.itemsize >= PARALLEL_BYTES
+    names = ("dy", "", "db", "")
+    return Program([launch], names, {}, tiling.lanes(dtype.itemsize), dtype, parallel)
+
+
+def _plan_products(plan: Plan, products: list[Product], names: tuple[str, ...]) -> Plan:
+    """Plan of a forward pass or of what the input gradient makes of one."""
+    products = [p for p in products if p.N * p.F * p.OH * p.OW > 0]
+    if not products:
+        program = Program([], names, {}, 0, plan.dtype, False)
+        return replace(plan, reason="nothing to compute", program=program)
+    plan_it = winograd.plan_products if plan.algorithm == "winograd" else direct.plan_products
+    return plan_it(plan, products, names)
+
+
+def _nchw(strides: Strides, axes: Axes) -> Strides:
+    n, c, h, w = axes
+    return strides[n], strides[c], strides[h], strides[w]
+
+
+def _turned(g: Geometry, w: Strides, flip: bool) -> tuple[int, Strides]:
+    """First element and strides of the weight that the nest reads: the kernel, or the turned one."""
+    if not flip:
+        return 0, w
+    return (g.KH - 1) * w[2] + (g.KW - 1) * w[3], (w[0], w[1], -w[2], -w[3])
+
+
+def kernels() -> list[tuple[str, Callable[[np.dtype], object]]]:
+    """Everything there is to compile: (name, what compiles it for a dtype)."""
+    nests = (
+        forward.pack_weight,
+        forward.forward,
+        weight_grad.weight_grad,
+        weight_grad.add_shares,
+        bias_grad.bias_grad,
+        depthwise_kernels.depthwise_forward,
+        depthwise_kernels.depthwise_input_grad,
+        depthwise_kernels.depthwise_weight_grad,
+        depthwise_kernels.add_depthwise_shares,
+        *winograd_forward.KERNELS.values(),
+        *winograd_weight_grad.KERNELS.values(),
+    )
+    drivers = [("serial driver", False), ("parallel driver", True)]
+    plain = (loops.forward, loops.input_grad, loops.weight_grad, loops.bias_grad)
+    return [
+        *((name, partial(entry_point, parallel=parallel)) for name, parallel in drivers),
+        *((nest.__name__, nest.address) for nest in nests),
+        *((f"loops {loop.__name__}", loop.compile) for loop in plain),
+    ]

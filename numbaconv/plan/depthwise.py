@@ -1,0 +1,88 @@
+"""Blocks of the depthwise kernels, from the shape alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..geometry import Geometry
+from ..kernels import depthwise, tiling
+from ..kernels.launch import Address, Launch, NestKernel, Program
+from .base import PARALLEL_FLOPS, PIECES, Plan, Strides
+
+
+def fits(plan: Plan) -> bool:
+    """Whether it is one channel and one filter per group, and enough of them to fill half a vector."""
+    g = plan.geometry
+    one_to_one = g.C == g.F == g.groups and 2 * g.C >= tiling.lanes(plan.dtype.itemsize)
+    return one_to_one and plan.algorithm == "direct"
+
+
+def plan_pass(plan: Plan, x: Strides, y: Strides, start: int, w: Strides, bias: int | None) -> Plan | None:
+    """Plan of a pass with one channel and one filter per group; None if a row of it is too long for scratch."""
+    g, dtype = plan.geometry, plan.dtype
+    lanes = tiling.lanes(dtype.itemsize)
+    blocks = -(-g.C // lanes)
+    taps = (g.KH * g.KW + 1) * lanes
+    forward_like = plan.name != "input gradient"
+    # Columns and rows of the packed strip, and of the sums or of the packed dy, for a block of `rows` rows.
+    if forward_like:
+        columns, out_columns, most = (g.OW - 1) * g.stride[1] + (g.KW - 1) * g.dilation[1] + 1, g.OW, g.OH
+    else:
+        reach = (g.KW - 1) * g.dilation[1] // g.stride[1] + 1
+        columns, out_columns, most = reach + max(g.OW, (g.W + g.padding[2]) // g.stride[1] + 1), g.W, g.H
+
+    def strip(rows: int) -> int:
+        height = (rows - 1) * g.stride[0] if forward_like else rows // g.stride[0] + 1
+        return ((height + (g.KH - 1) * g.dilation[0] + 1) * columns + 4 * g.stride[1]) * lanes
+
+    def size(rows: int) -> int:
+        return strip(rows) + (rows * out_columns + 4 * g.stride[1]) * lanes
+
+    rows = most
+    while rows > 1 and size(rows) * dtype.itemsize > tiling.PLANES_BYTES:
+        rows = -(-rows // 2)
+    if size(rows) * dtype.itemsize > tiling.PANEL_BYTES:
+        return None
+    row_blocks = -(-most // rows)
+    weight = Address("weight", start)
+    shared = g, rows, strip(rows), plan.accumulate
+    pieces = g.N * blocks * row_blocks
+    buffers = {}
+    if plan.name == "forward":
+        names = ("x", "weight", "bias", "y")
+        launches = [_depthwise(depthwise.depthwise_forward, pieces, ("x", "y"), x, y, weight, w, bias, 0, *shared)]
+    elif plan.name == "input gradient":
+        names = ("dy", "weight", "bias", "dx")
+        launches = [_depthwise(depthwise.depthwise_input_grad, pieces, ("dx", "dy"), x, y, weight, w, None, 0, *shared)]
+    else:
+        names = ("x", "dy", "bias", "dw")
+        weight = Address("dw", start)
+        shares = max(1, min(g.N * row_blocks, -(-PIECES // blocks)))
+        buffers = {"partial": shares * blocks * g.KH * g.KW * lanes}
+        launches = [
+            _depthwise(kernel, count, ("x", "dy"), x, y, weight, w, None, shares, *shared)
+            for kernel, count in (
+                (depthwise.depthwise_weight_grad, shares * blocks),
+                (depthwise.add_depthwise_shares, blocks),
+            )
+        ]
+    program = Program(launches, names, buffers, taps + size(rows), dtype, g.flops >= PARALLEL_FLOPS // 8)
+    return replace(plan, reason=f"{plan.reason}; depthwise", program=program, blocks={"channels": lanes, "rows": rows})
+
+
+def _depthwise(
+    kernel: NestKernel,
+    pieces: int,
+    names: tuple[str, str],
+    x: Strides,
+    y: Strides,
+    weight: Address,
+    w: Strides,
+    bias: int | None,
+    shares: int,
+    g: Geometry,
+    rows: int,
+    strip: int,
+    accumulate: bool,
+) -> Launch:
+    return depthwise.launch(kernel, pieces, g, names, x, y, weight, w, bias, rows, strip, shares, accumulate)

@@ -1,0 +1,230 @@
+"""When Winograd's algorithm pays, its variant and its blocks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numba.core import config
+
+from ..geometry import LAYOUTS, Geometry
+from ..kernels import tiling
+from ..kernels.forward import Product
+from ..kernels.launch import Address, Program
+from ..kernels.winograd import forward, weight_grad
+from ..kernels.winograd.algebra import TAPS
+from .base import PARALLEL_FLOPS, PIECES, Axes, Plan, Strides, even_blocks, round_up
+
+# Scratch of all workers is at most 8 MiB, an eighth of it for pixels on their way. y and dx make their blocks smaller
+# where there are many threads, which moves no sum; dw cannot, and starts fewer workers.
+TOTAL_BYTES = 8 << 20
+FORWARD_BYTES, GRAD_BYTES = 10 << 17, 7 << 17
+# Filters of a block, whose sums for all tiles of the block stay in scratch: the transform of x is done again for each.
+FB_BYTES = 64 * 4
+# Channels whose transformed filters a worker keeps for all its tiles; above, blocks of channels in turns.
+KC_BYTES, KC_BLOCK_BYTES = 64 * 4, 32 * 4
+
+
+def supports(kernel_size: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int]) -> bool:
+    """3 x 3 taps side by side at every pixel."""
+    return kernel_size == (TAPS, TAPS) and stride == dilation == (1, 1)
+
+
+def variant(reduced: int, OH: int, OW: int, enough: int) -> int:
+    """Outputs of a tile along each axis, 2 or 4.
+
+    4 needs 2.25 products for an output and 2 needs 4, but on short sums its rounding is more than 3 times that of the
+    direct sum; on maps of up to 2 x 2, and where both need as many products, 2 is taken.
+    """
+
+    def products(m: int) -> int:
+        return -(-OH // m) * -(-OW // m) * (m + TAPS - 1) ** 2
+
+    return 4 if reduced >= enough and products(4) < products(2) else 2
+
+
+def forward_variant(C: int, OH: int, OW: int) -> int:
+    """Variant of y and, with F and the extents of dx, of dx: by the channels of a sum."""
+    return variant(C, OH, OW, 8)
+
+
+def grad_variant(OH: int, OW: int) -> int:
+    """Variant of dw: by the pixels of a sum in one image."""
+    return variant(OH * OW, OH, OW, 49)
+
+
+# -- what it costs -----------------------------------------------------------------------------------
+
+# In multiply-adds of a vector. Product: what a multiply-add costs, with the way of its sums to memory and back.
+PRODUCT = 1.3
+# Transforms, for each of the n x n vectors of a tile (of 16 or 36): packing included, NCHW.
+INPUT, FILTERS, OUTPUT, TAPS_COST = 9.0, 10.0, 8.0, 12.0
+# In channels-last layouts there is nothing to turn.
+LAST = 0.6
+# In HWCN the channels of a pixel are N elements apart.
+BATCH_LAST = 2.5
+# Direct: a multiply-add, and packing a vector of the panel.
+DIRECT, PACKING = 1.15, 3.0
+
+
+def expected_ratio(name: str, g: Geometry, dtype: np.dtype, axes: Axes) -> float:
+    """Winograd's time over that of the direct engine, as the constants above have it."""
+    lanes = tiling.lanes(dtype.itemsize)
+    C, F = max(1, g.C // g.groups), g.F // g.groups
+    OH, OW, N = g.OH, g.OW, max(1, g.N)
+    turning = {LAYOUTS["NHWC"]: LAST, LAYOUTS["HWCN"]: BATCH_LAST}.get(axes, 1.0)
+    if name == "input gradient":
+        C, F, OH, OW = F, C, g.H, g.W
+    CV, FV = -(-C // lanes), -(-F // lanes)
+    pixels = N * OH * OW
+    if name == "weight gradient":
+        m = grad_variant(OH, OW)
+        grad = block_weight_grad(g, dtype)
+        tiles = N * -(-OH // m) * -(-OW // m)
+        work = PRODUCT * tiles * round_up(F, 4) * CV
+        work += turning * INPUT * tiles * (CV * -(-F // grad.FB) + 0.7 * FV * -(-C // grad.CB))
+        work += TAPS_COST * grad.shares * F * CV
+        direct = DIRECT * pixels * F * -(-C * TAPS // lanes) * TAPS + 4 * pixels * (
+            CV * -(-F // 128) + FV * -(-C // 64)
+        )
+    else:
+        m = forward_variant(C, OH, OW)
+        b = _block(N, C, F, OH, OW, dtype)
+        tiles = N * -(-OH // m) * -(-OW // m)
+        blocks = tiles / (b.images * b.rows * b.columns)
+        work = PRODUCT * round_up(tiles, 4) * C * FV
+        work += turning * (INPUT * tiles * CV * -(-F // b.FB) + OUTPUT * tiles * FV)
+        work += FILTERS * C * FV * (max(1, blocks) if C > b.KC else 1)
+        direct = TAPS**2 * (DIRECT * pixels * C * round_up(F, tiling.MR) / lanes + PACKING * pixels * C / lanes)
+    return (m + TAPS - 1) ** 2 * work / direct
+
+
+# -- blocks ------------------------------------------------------------------------------------------
+
+
+def _odd(vectors: int, lanes: int) -> int:
+    """Elements of so many vectors or one more, an odd number, so that planes do not meet in the same sets of L1."""
+    return (vectors | 1) * lanes
+
+
+def _tile_block(N: int, rows: int, columns: int, most: int) -> tuple[int, int, int]:
+    """(images, rows, columns) of a block of at most `most` tiles: images, or else the largest part of one."""
+    if rows * columns <= most:
+        return even_blocks(N, most // (rows * columns)), rows, columns
+    widths = {even_blocks(columns, most // parts) for parts in range(1, most + 1)}
+    blocks = [(even_blocks(rows, most // width), width) for width in sorted(widths, reverse=True)]
+    # Whole blocks only: a last one that is cut short still transforms its filters.
+    return 1, *max(blocks, key=lambda block: rows * columns / (-(-rows // block[0]) * -(-columns // block[1])))
+
+
+def block_product(p: Product, dtype: np.dtype) -> forward.Blocking:
+    """Blocks of y or dx."""
+    return _block(p.N, p.C, p.F, p.OH, p.OW, dtype)
+
+
+def _block(N: int, C: int, F: int, OH: int, OW: int, dtype: np.dtype) -> forward.Blocking:
+    lanes = tiling.lanes(dtype.itemsize)
+    m = forward_variant(C, OH, OW)
+    n = m + TAPS - 1
+    FB = even_blocks(F, FB_BYTES // dtype.itemsize, lanes)
+    keeps = KC_BYTES // dtype.itemsize
+    KC = round_up(max(1, C), lanes) if keeps >= C else even_blocks(C, KC_BLOCK_BYTES // dtype.itemsize, lanes)
+    threads: int = config.NUMBA_NUM_THREADS
+    budget = min(FORWARD_BYTES, TOTAL_BYTES * 7 // 8 // threads) // dtype.itemsize // n**2
+    most = max(2 * tiling.WINOGRAD_MR, (budget - FB * KC) // (FB + KC))
+    images, rows, columns = _tile_block(N, -(-OH // m), -(-OW // m), most)
+    capacity = round_up(images * rows * columns, tiling.WINOGRAD_MR)
+    return forward.Blocking(
+        m=m,
+        KC=KC,
+        FB=FB,
+        images=images,
+        rows=rows,
+        columns=columns,
+        capacity=capacity,
+        u_plane=_odd(FB // lanes * KC, lanes),
+        v_plane=_odd(KC // lanes * capacity, lanes),
+        m_plane=_odd(FB // lanes * capacity, lanes),
+        strip=(images * (rows * m + 2) * (columns * m + 2) + 1) * lanes,
+        lines=n * (columns * m + 2) * lanes + lanes,
+    )
+
+
+def block_weight_grad(g: Geometry, dtype: np.dtype) -> weight_grad.Blocking:
+    """Blocks of dw."""
+    lanes = tiling.lanes(dtype.itemsize)
+    N, C, F = max(1, g.N), max(1, g.C // g.groups), g.F // g.groups
+    m = grad_variant(g.OH, g.OW)
+    n = m + TAPS - 1
+    FB = even_blocks(F, FB_BYTES // dtype.itemsize, lanes)
+    CB = even_blocks(C, FB_BYTES // dtype.itemsize, lanes)
+    most = max(4, (GRAD_BYTES // dtype.itemsize // n**2 - FB * CB) // (FB + CB))
+    tile_rows, tile_columns = -(-g.OH // m), -(-g.OW // m)
+    images, rows, columns = _tile_block(N, tile_rows, tile_columns, most)
+    blocks = -(-N // images) * -(-tile_rows // rows) * -(-tile_columns // columns)
+    pieces = g.groups * -(-F // FB) * -(-C // CB)
+    filters = _odd(FB // lanes, lanes)
+    capacity = images * rows * columns
+    return weight_grad.Blocking(
+        m=m,
+        shares=max(1, min(blocks, -(-PIECES // pieces))),
+        FB=FB,
+        CB=CB,
+        images=images,
+        rows=rows,
+        columns=columns,
+        line=TAPS * CB,
+        filters=filters,
+        capacity=capacity,
+        v_plane=_odd(CB // lanes * capacity, lanes),
+        d_plane=_odd(filters // lanes * capacity, lanes),
+        m_plane=_odd(CB // lanes * filters, lanes),
+        strip=(images * (rows * m + 2) * (columns * m + 2) + 1) * lanes,
+        lines=n * (columns * m + 2) * lanes + lanes,
+    )
+
+
+# -- programs ----------------------------------------------------------------------------------------
+
+
+def plan_products(plan: Plan, products: list[Product], names: tuple[str, ...]) -> Plan:
+    """Plan of y or dx, one dense problem of 3 x 3 taps."""
+    dtype = plan.dtype
+    (p,) = products
+    if p.dilation[0] < 0:  # the input gradient walks the taps backwards: forwards over the turned kernel
+        _, _, _, w_kh, w_kw = p.w_strides
+        p = replace(
+            p,
+            weight=Address(p.weight.name, p.weight.offset + (TAPS - 1) * (w_kh + w_kw)),
+            w_strides=(*p.w_strides[:3], -w_kh, -w_kw),
+            offset=(p.offset[0] - (TAPS - 1), p.offset[1] - (TAPS - 1)),
+        )
+    b = block_product(p, dtype)
+    parallel = plan.geometry.flops >= PARALLEL_FLOPS
+    program = Program([forward.launch(p, b)], names, {}, b.scratch, dtype, parallel, TOTAL_BYTES)
+    blocks = {"filters": b.FB, "channels": b.KC}
+    if plan.name == "input gradient":
+        blocks = {"channels": b.FB, "filters": b.KC}
+    return _finish(plan, program, blocks, b)
+
+
+def plan_weight_grad(plan: Plan, x: Strides, y: Strides, start: int, w: Strides, names: tuple[str, ...]) -> Plan:
+    """Plan of dw, which begins at element `start`; strides count elements of x, dy and dw."""
+    g, dtype = plan.geometry, plan.dtype
+    b = block_weight_grad(g, dtype)
+    launches = weight_grad.launches(g, x, y, start, w, b, plan.accumulate)
+    scratch = max(b.scratch, TAPS**2 * tiling.lanes(dtype.itemsize))
+    buffers = {"partial": weight_grad.partial_elements(g, b)}
+    program = Program(launches, names, buffers, scratch, dtype, g.flops >= PARALLEL_FLOPS, TOTAL_BYTES)
+    return _finish(plan, program, {"shares": b.shares, "filters": b.FB, "channels": b.CB}, b)
+
+
+def _finish(plan: Plan, program: Program, blocks: dict[str, int], b: forward.Blocking | weight_grad.Blocking) -> Plan:
+    """The plan with its program and variant."""
+    blocks |= {"images": b.images, "rows of tiles": b.rows, "columns of tiles": b.columns}
+    name = (
+        f"F({TAPS} x {TAPS}, {b.m} x {b.m})" if plan.name == "weight gradient" else f"F({b.m} x {b.m}, {TAPS} x {TAPS})"
+    )
+    lanes = tiling.lanes(plan.dtype.itemsize)
+    tile = tiling.WINOGRAD_MR, tiling.WINOGRAD_VECTORS * lanes
+    return replace(plan, reason=f"{name}; {plan.reason}", program=program, blocks=blocks, tile=tile)

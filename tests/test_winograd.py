@@ -1,0 +1,249 @@
+"""Winograd's algorithm: its algebra in exact fractions, its parts on vectors, and its rounding in every pass."""
+
+from fractions import Fraction
+
+import numba
+import numpy as np
+import pytest
+from numba import njit
+
+import numbaconv
+from numbaconv.kernels import tiling
+from numbaconv.kernels.simd import pointer
+from numbaconv.kernels.winograd import algebra
+from numbaconv.kernels.winograd.product import MR, VECTORS, product
+from numbaconv.kernels.winograd.transforms import FILTER, GRAD, INPUT, OUTPUT, TAP, line, matrix_of
+from tests import oracle
+from tests.cases import CASES, Case, each_dtype, each_layout
+from tests.memory import pointer_like
+from tests.problem import Problem
+
+LANES = tiling.lanes(4)
+THREE_PASSES = ("conv2d", "conv2d_input_grad", "conv2d_weight_grad")
+each_variant = pytest.mark.parametrize("m", algebra.POINTS)
+each_winograd_pass = pytest.mark.parametrize("name", THREE_PASSES)
+
+
+# -- the algebra -------------------------------------------------------------------------------------
+
+
+def dot(matrix, vector):
+    return [sum(a * b for a, b in zip(row, vector, strict=True)) for row in matrix]
+
+
+@pytest.mark.parametrize(("outputs", "taps"), [(2, 3), (4, 3), (3, 2), (3, 4)])
+def test_matrices_are_exact(outputs, taps):
+    """A^T [(G g) * (B^T d)] is the filter slid over d, in fractions, for g and d of numbers without a pattern."""
+    points = algebra.POINTS[max(outputs, taps) if 4 in (outputs, taps) else 2]
+    n = outputs + taps - 1
+    assert len(points) == n - 1
+    rng = np.random.default_rng(0)
+    g, d = ([Fraction(int(v), 7) for v in rng.integers(-99, 99, size)] for size in (taps, n))
+    products = [
+        a * b
+        for a, b in zip(dot(algebra.filter_matrix(points, taps), g), dot(algebra.input_matrix(points), d), strict=True)
+    ]
+    expected = [sum(g[k] * d[i + k] for k in range(taps)) for i in range(outputs)]
+    assert dot(algebra.output_matrix(points, outputs), products) == expected
+
+
+@each_variant
+def test_plain_algorithm(m):
+    """The few lines of NumPy against the oracle."""
+    problem = Problem.normals(Case("", 1, 3, 2 * m + 2, 3 * m + 2, 5, 3, 3), np.float64)
+    y, dw = problem.expected("conv2d"), problem.expected("conv2d_weight_grad")
+    bias = problem.bias[:, None, None]
+    np.testing.assert_allclose(algebra.forward(problem.x[0], problem.weight, m) + bias, y[0], atol=1e-12)
+    np.testing.assert_allclose(algebra.weight_grad(problem.x[0], problem.dy[0], m), dw, atol=1e-11)
+
+
+# -- the parts on vectors ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", (INPUT, FILTER, GRAD, OUTPUT, TAP))
+@each_variant
+def test_transform_of_a_line(kind, m):
+    """Each transform, with its steps, against its matrix in float64."""
+    matrix = algebra.as_array(matrix_of(kind, m))
+
+    @njit
+    def run(source, destination):
+        like = pointer_like(source)
+        line(
+            kind,
+            m,
+            pointer(np.int64(source.ctypes.data), like),
+            2 * LANES,
+            pointer(np.int64(destination.ctypes.data), like),
+            3 * LANES,
+        )
+        return source[0, 0], destination[0, 0]
+
+    rng = np.random.default_rng(m)
+    source = rng.standard_normal((matrix.shape[1], 2 * LANES)).astype(np.float32)
+    destination = np.full((matrix.shape[0], 3 * LANES), 7, np.float32)
+    run(source, destination)
+    expected = matrix @ source[:, :LANES].astype(np.float64)
+    np.testing.assert_allclose(destination[:, :LANES], expected, rtol=1e-5, atol=1e-5)
+    assert (destination[:, LANES:] == 7).all()
+
+
+@njit
+def run_product(a, b, c, rows, vectors, depth, width, sizes, fresh):
+    a_row, a_block, a_step, b_block, c_block = sizes
+    like = pointer_like(c)
+    first, second, result = (
+        pointer(np.int64(a.ctypes.data), like),
+        pointer(np.int64(b.ctypes.data), like),
+        pointer(np.int64(c.ctypes.data), like),
+    )
+    product(rows, vectors, depth, width, first, a_row, a_block, a_step, second, b_block, result, c_block, fresh)
+    return a[0], b[0], c[0]
+
+
+@pytest.mark.parametrize("rows", range(1, 2 * MR + 2))
+def test_product_on_all_tails(rows):
+    """Every m <= MR and n <= NR and one tile more, with `a` along tiles and along filters, on integers."""
+    rng = np.random.default_rng(rows)
+    for vectors in range(1, VECTORS + 2):
+        for depth, width in ((0, LANES), (5, 5), (LANES + 3, LANES)):
+            room = -(-rows // MR) * MR
+            blocks = -(-max(1, depth) // width)
+            a = rng.integers(-4, 5, (blocks, room, width)).astype(np.float32)  # [k // width][row][k % width]
+            b = rng.integers(-4, 5, (vectors, max(1, depth), LANES)).astype(np.float32)
+            left = a.transpose(1, 0, 2).reshape(room, -1)[:rows, :depth]
+            expected = np.einsum("rk,vki->vri", left, b[:, :depth])
+            sizes = width, room * width, 1, b[0].size, room * LANES
+            for fresh, start in ((True, np.nan), (False, 3)):
+                c = np.full((vectors, room, LANES), start, np.float32)
+                run_product(a.ravel(), b.ravel(), c.ravel(), rows, vectors, depth, width, sizes, fresh)
+                np.testing.assert_array_equal(c[:, :rows], expected + (0 if fresh else 3))
+
+
+# -- the passes --------------------------------------------------------------------------------------
+
+WINOGRAD_CASES = tuple(case for case in CASES if case.supports("winograd"))
+
+
+@each_winograd_pass
+@each_dtype
+@each_layout
+@pytest.mark.parametrize("case", WINOGRAD_CASES, ids=str)
+def test_small_integers_round_to_the_exact_result(case, layout, dtype, name):
+    """Tails, groups, padding and empty extents, in an array that held NaN: errors stay far below a half."""
+    problem = Problem.integers(case, dtype, layout, flip=layout == "NHWC").map(lambda a: np.fmod(a, 4))
+    expected = problem.expected(name)
+    out = np.full(expected.shape, np.nan, dtype)
+    assert problem.run(name, "winograd", out=out) is out
+    np.testing.assert_allclose(out, expected, rtol=0, atol=1e-2 if dtype is np.float32 else 1e-10)
+    if name != "conv2d":
+        problem.run(name, "winograd", out=out, accumulate=True)
+        np.testing.assert_allclose(out, 2 * expected, rtol=0, atol=2e-2 if dtype is np.float32 else 1e-10)
+
+
+def rms(error, exact):
+    return float(np.sqrt(np.mean(np.square(error)) / np.mean(np.square(exact))))
+
+
+# Large enough for an error that is no accident: short and long sums, maps of few and of many tiles, all blocks.
+ROUNDING = (
+    Case("one_channel", 2, 1, 30, 31, 32, 3, 3, padding=1),
+    Case("few_channels", 2, 7, 20, 20, 40, 3, 3, padding=1),
+    Case("eight_channels", 2, 8, 20, 20, 40, 3, 3, padding=1),
+    Case("deep", 1, 300, 14, 14, 70, 3, 3, padding=1),
+    Case("map_2", 8, 64, 2, 2, 64, 3, 3, padding=1),
+    Case("map_6", 4, 33, 6, 6, 65, 3, 3, padding=1),
+    Case("map_7", 4, 80, 7, 7, 64, 3, 3, padding=1),
+    Case("map_56", 1, 20, 56, 56, 24, 3, 3, padding=1),
+    Case("grouped", 2, 64, 15, 17, 96, 3, 3, padding=2, groups=4),
+    Case("batch", 20, 16, 8, 9, 24, 3, 3),
+)
+
+
+@each_winograd_pass
+@each_dtype
+@each_layout
+@pytest.mark.parametrize("case", ROUNDING, ids=str)
+def test_error_is_at_most_three_times_that_of_direct(case, layout, dtype, name):
+    """The contract on normal data, against long double for float64."""
+    problem = Problem.normals(case, dtype, layout)
+    exact = problem.astype(np.longdouble if dtype is np.float64 else np.float64).evaluate(oracle, name)
+    error = {algorithm: rms(problem.run(name, algorithm) - exact, exact) for algorithm in ("direct", "winograd")}
+    assert error["winograd"] <= 3 * error["direct"]
+    assert error["winograd"] < (1e-5 if dtype is np.float32 else 1e-5 * 2.0**-29)
+
+
+@each_winograd_pass
+@each_layout
+@pytest.mark.parametrize("value", (np.nan, np.inf), ids=str)
+def test_nonfinite_values_never_vanish(value, layout, name):
+    """Wherever the exact result is not finite, so is this one; it may spread over its tile, and no further."""
+    case = Case("", 2, 9, 13, 14, 10, 3, 3, padding=1)
+    problem = Problem.normals(case, np.float32, layout)
+    for array in (problem.x, problem.dy):
+        array[tuple(extent // 2 for extent in array.shape)] = value
+    with np.errstate(invalid="ignore"):
+        expected = problem.expected(name)
+    result = problem.run(name, "winograd")
+    assert not np.isfinite(result[~np.isfinite(expected)]).any()
+    assert (~np.isfinite(expected)).any()
+    if name != "conv2d_weight_grad":
+        reached = np.argwhere(~np.isfinite(result))
+        center = [extent // 2 for extent in result.shape]
+        for axis, letter in enumerate(layout):
+            if letter in "HW":
+                assert np.abs(reached[:, axis] - center[axis]).max() < 3 + 4
+            elif letter == "N":
+                assert (reached[:, axis] == center[axis]).all()
+
+
+# -- the plan ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("C", (4, 64))
+@pytest.mark.parametrize("extent", (2, 7, 30))
+def test_variant_does_not_depend_on_the_batch(C, extent):
+    variants = {tuple(plan.reason.split(";")[0] for plan in explain(N, C, extent, 32).plans) for N in (1, 2, 16, 1000)}
+    assert len(variants) == 1
+    assert all(name.startswith("F(") for name in variants.pop())
+
+
+def explain(N, C, extent, F, **options):
+    return numbaconv.explain((N, C, extent, extent), (F, C, 3, 3), padding=1, algorithm="winograd", **options)
+
+
+@pytest.mark.parametrize("dtype", (np.float32, np.float64))
+@pytest.mark.parametrize(("C", "F"), [(3, 64), (64, 64), (512, 512), (64, 2048), (2048, 64), (40, 1000)])
+def test_scratch_is_bounded(C, F, dtype):
+    """8 MiB for all workers together, whatever the extents are; partial dw in at most 8 shares."""
+    for plan in explain(8, C, 28, F, dtype=dtype).plans:
+        workers = min(plan.program.workers, numba.config.NUMBA_NUM_THREADS)
+        assert workers >= 1
+        assert plan.scratch_bytes * workers <= 8 << 20, str(plan)
+    for plan, larger in zip(
+        explain(8, C, 28, F, dtype=dtype).plans, explain(64, C, 112, F, dtype=dtype).plans, strict=True
+    ):
+        assert larger.scratch_bytes <= plan.scratch_bytes * 1.5 + 65536
+        assert larger.shared_bytes <= 8 * 1.5 * (np.dtype(dtype).itemsize * C * F * 9 + 65536)
+
+
+def test_auto_says_what_it_expects():
+    plan = numbaconv.explain((4, 64, 56, 56), (64, 64, 3, 3), padding=1).forward
+    assert plan.algorithm == "winograd"
+    assert "of direct's time" in str(plan)
+    shallow = numbaconv.explain((4, 1, 56, 56), (4, 1, 3, 3), padding=1).forward
+    assert shallow.algorithm == "direct"
+    assert "of direct's time" in str(shallow)
+
+
+@pytest.mark.parametrize("options", ({"stride": 2}, {"dilation": 2}, {"stride": (1, 2)}))
+def test_other_problems_are_refused(options):
+    x, weight = np.ones((1, 2, 9, 9), np.float32), np.ones((3, 2, 3, 3), np.float32)
+    with pytest.raises(ValueError, match="winograd.*3 x 3 at stride 1 and dilation 1, got"):
+        numbaconv.conv2d(x, weight, algorithm="winograd", **options)
+
+
+def test_other_kernels_are_refused():
+    x = np.ones((1, 2, 9, 9), np.float32)
+    with pytest.raises(ValueError, match=r"got kernel_size \(5, 3\)"):
+        numbaconv.conv2d_weight_grad(x, np.ones((1, 3, 5, 7), np.float32), (5, 3), algorithm="winograd")
