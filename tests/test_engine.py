@@ -86,47 +86,45 @@ def test_layer_explains_itself():
         layer.explain((9, 9, 3))
 
 
-def make_product(rows, columns, depth, rng):
-    a = rng.integers(-4, 5, (depth, rows)).astype(np.float32)
-    b = rng.integers(-4, 5, (depth, columns)).astype(np.float32)
-    return a, b
-
-
 @njit
-def run_macro_kernel(panels, b, c, rows, columns, depth, fresh):
-    like = pointer(np.int64(c.ctypes.data), pointer_like(c))
+def run_macro_kernel(panels, table, b, c, rows, columns, depth, fresh):
+    like = pointer_like(c)
     gemm.macro_kernel(
         rows,
         columns,
-        (1, 1, depth),
-        (0, 0, b.shape[1]),
+        depth,
+        table.size,
+        pointer(np.int64(table.ctypes.data), pointer_like(table)),
         pointer(np.int64(panels.ctypes.data), like),
-        depth * gemm.MR,
+        depth * table.size * gemm.MR,
         pointer(np.int64(b.ctypes.data), like),
-        like,
+        b.shape[1],
+        pointer(np.int64(c.ctypes.data), like),
         c.shape[1],
         fresh,
     )
+    return panels[0, 0, 0], table[0], b[0, 0], c[0, 0]  # a last use of each, after which Numba may free it
 
 
+@pytest.mark.parametrize("table", ((0,), (3, 0, 7)), ids=("one_distance", "table"))
 @pytest.mark.parametrize("rows", range(1, 2 * gemm.MR + 2))
-def test_macro_kernel_on_all_tails(rows):
+def test_macro_kernel_on_all_tails(rows, table):
     """Every m <= MR and n <= NR and one tile more, against NumPy, on integers; other elements of c stay."""
     rng = np.random.default_rng(rows)
     lanes = tiling.lanes(4)
-    depth = 5
+    depth, taps = 5, len(table)
     for columns in range(1, 2 * tiling.VECTORS * lanes + 2, 3):
-        a, b = make_product(rows, columns, depth, rng)
+        room = -(-columns // lanes) * lanes + 2 * lanes
+        a = rng.integers(-4, 5, (depth * taps, rows)).astype(np.float32)
+        b = rng.integers(-4, 5, (depth + 1, room)).astype(np.float32)
+        rows_of_b = np.array([b[d, start : start + columns] for d in range(depth) for start in table])
         blocks = -(-rows // gemm.MR)
-        panels = np.full((blocks, depth, gemm.MR), np.nan, np.float32)
+        panels = np.full((blocks, depth * taps, gemm.MR), np.nan, np.float32)
         for r in range(rows):
             panels[r // gemm.MR, :, r % gemm.MR] = a[:, r]
-        room = -(-columns // lanes) * lanes + 2 * lanes
-        wide = np.full((depth + 1, room), np.nan, np.float32)
-        wide[:depth, :columns] = b
         c = np.full((blocks * gemm.MR + 1, room), 7, np.float32)
-        for fresh, expected in ((True, a.T @ b), (False, 2 * (a.T @ b))):
-            run_macro_kernel(panels, wide, c, rows, columns, depth, fresh)
+        for fresh, expected in ((True, a.T @ rows_of_b), (False, 2 * (a.T @ rows_of_b))):
+            run_macro_kernel(panels, np.array(table), b, c, rows, columns, depth, fresh)
             np.testing.assert_array_equal(c[:rows, :columns], expected)
         assert (c[blocks * gemm.MR :] == 7).all()
 
@@ -139,10 +137,12 @@ def test_inner_loop_is_packed_multiply_adds_without_spills():
     address = types.CPointer(types.float32)
     micro_kernel.compile(
         (
-            types.UniTuple(types.int64, 3),
-            types.UniTuple(types.int64, 3),
+            types.int64,
+            types.int64,
+            types.CPointer(types.int64),
             address,
             address,
+            types.int64,
             address,
             types.int64,
             types.boolean,

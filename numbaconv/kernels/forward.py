@@ -1,12 +1,17 @@
 """Forward pass: y[f, pixel] = bias[f] + sum over c, kh, kw of weight[f, c, kh, kw] * x[c, what (kh, kw) reads].
 
-A product of F x K and K x pixels, K = (c, kh, kw): the packed weight is `a`, the packed input `b`.
+A product of F x K and K x pixels, K = (c, kh, kw): the packed weight is `a`, a padded strip of x is `b`.
 
-    for a block of MC filters, and a chunk of NC pixels:      one piece of work
-        for a block of channels:                              so that the panel stays in L2
-            pack the input into a panel [c, kh, kw][pixel]
+    for a block of MC filters, and a block of output pixels:  one piece of work
+        for a block of KC channels:                           so that the strip or the panel stays in L2
+            pack the rows of x that the pixels look at        strip [c][row][column]
+            many filters: copy each tap out of it             panel [c, kh, kw][pixel]
             macro-kernel                                      sums [filter][pixel] in scratch
         add the bias and write the sums to y
+
+The strip's rows are as long as the sums', so that tap (kh, kw) of pixel j is element j + table[kh, kw] of a channel.
+Between the rows lie KW - 1 columns that are computed and not stored. With many filters those would cost more than a
+copy of the strip for each tap, without them: a panel.
 
 Pieces write different filters or pixels of y, and the order of each sum is that of K, whoever claims the
 piece: the same bits for any number of threads.
@@ -15,14 +20,17 @@ piece: the same bits for any number of threads.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import gcd, prod
 
 from . import tiling
-from .gemm import macro_kernel
+from .gemm import multiply_panel
 from .launch import Address, Launch, NestKernel
-from .packing import pack_input, pack_weight_panel, unpack_output
-from .simd import claim, lanes_of, moved, pointer, unpacked
+from .packing import add_bias, compress_rows, pack_filters_side_by_side, pack_strip, pack_weight_panel, unpack_sums
+from .simd import claim, integers, load_integer, moved, pointer, store_integer, unpacked
 
 MR = tiling.MR
+# Panels that are packed as one piece of work: of filters side by side, some cache lines at a time are read.
+PANELS = 8
 
 
 @dataclass(frozen=True)
@@ -56,38 +64,82 @@ class Product:
     dilation: tuple[int, int]
     accumulate: bool
 
+    def reach(self, axis: int) -> int:
+        """Rows (axis 0) or columns (axis 1) of a strip beyond those of its outputs."""
+        taps = (self.KH, self.KW)[axis]
+        return max(0, taps - 1) * abs(self.dilation[axis]) // self.stride[axis]
+
+    def phases(self, axis: int) -> int:
+        """Remainders modulo the stride that the taps of an axis have: those of the first so many taps."""
+        return min((self.KH, self.KW)[axis], self.stride[axis] // gcd(*self._step(axis)))
+
+    def _step(self, axis: int) -> tuple[int, int]:
+        return self.stride[axis], abs(self.dilation[axis])
+
 
 @dataclass(frozen=True)
 class Blocking:
-    """Sizes of the nest: NC pixels, KC channels and MC filters of a block; elements of a line and of the strip."""
+    """Sizes of the nest: MC filters and KC channels, and a block of outputs.
 
-    batch_runs: bool
-    NC: int
-    KC: int
+    A block is images x rows x columns pixels, each of `batch` images where the batch lies together in memory.
+    """
+
     MC: int
+    KC: int
+    images: int
+    rows: int
+    columns: int
+    batch: int
+    #: Elements from one channel of the strip, and from one filter of the sums, to the next.
+    strip_pitch: int
     pitch: int
-    strip: int
+    #: Whether the weight is packed ahead, for all pieces of work, or by each piece.
+    packed: bool
+    #: Whether blocks are `columns` pixels of all images one after the other, as a 1 x 1 kernel sees them.
+    flat: bool
+    #: Channels of the strip whose taps are copied to the panel at a time; 0 for no panel.
+    group: int
+
+    def scratch(self, p: Product) -> int:
+        """Elements of scratch of a worker."""
+        table = 2 * p.KH * p.KW
+        packed = 0 if self.packed else MR * self.KC * p.KH * p.KW
+        panel = self.KC * p.KH * p.KW * self.pitch + self.pitch if self.group else 0
+        return table + self.MC * self.pitch + packed + panel + (self.group or self.KC) * self.strip_pitch
 
 
 def launches(p: Product, b: Blocking) -> list[Launch]:
     """Pack the weight, then multiply."""
-    weight = dict(zip(("w_group", "w_row", "w_channel", "w_kh", "w_kw"), p.w_strides, strict=True))
+    weight = {
+        "weight": p.weight,
+        **dict(zip(("w_group", "w_row", "w_channel", "w_kh", "w_kw"), p.w_strides, strict=True)),
+    }
     sizes = {"groups": p.groups, "C": p.C, "F": p.F, "KH": p.KH, "KW": p.KW}
-    panels = {"panels": Address("panels")}
-    packing = Launch(
-        pack_weight, PACK_WEIGHT, {"weight": p.weight, **weight, **panels, **sizes}, p.groups * -(-p.F // MR)
-    )
-    values: dict[str, int | Address] = {"x": Address(p.x), "y": p.y, **panels, **sizes}
+    panels = {"panels": Address("panels")} if b.packed else {"panels": 0}
+    values: dict[str, int | Address] = {"x": Address(p.x), "y": p.y, **weight, **panels, **sizes}
     values |= {"bias": 0 if p.bias is None else Address(p.bias), "bias_f": p.bias_step}
     values |= dict(zip(("x_n", "x_c", "x_h", "x_w"), p.x_strides, strict=True))
     values |= dict(zip(("y_n", "y_f", "y_h", "y_w"), p.y_strides, strict=True))
     for name, pair in (("stride", p.stride), ("offset", p.offset), ("dilation", p.dilation)):
         values |= {f"{name}_h": pair[0], f"{name}_w": pair[1]}
-    values |= {"H": p.H, "W": p.W, "N": p.N, "OH": p.OH, "OW": p.OW, "accumulate": p.accumulate}
-    values |= {"batch_runs": b.batch_runs, "NC": b.NC, "KC": b.KC, "MC": b.MC}
-    values |= {"pitch": b.pitch, "strip_size": b.strip}
-    pieces = p.groups * -(-p.F // b.MC) * -(-p.N * p.OH * p.OW // b.NC)
-    return [packing, Launch(forward, FORWARD, values, pieces)]
+    values |= {"phases_h": p.phases(0), "phases_w": p.phases(1), "reach_h": p.reach(0), "reach_w": p.reach(1)}
+    values |= {"H": p.H, "W": p.W, "N": p.N, "OH": p.OH, "OW": p.OW, "accumulate": p.accumulate, "packed": b.packed}
+    values |= {"MC": b.MC, "KC": b.KC, "images": b.images, "rows": b.rows, "columns": b.columns, "batch": b.batch}
+    values |= {"strip_pitch": b.strip_pitch, "pitch": b.pitch, "flat": b.flat, "group_size": b.group}
+    pieces = p.groups * -(-p.F // b.MC) * blocks(p, b)
+    multiplying = Launch(forward, FORWARD, values, pieces)
+    if not b.packed:
+        return [multiplying]
+    pieces = p.groups * -(-p.F // (MR * PANELS))
+    return [Launch(pack_weight, PACK_WEIGHT, {**weight, **panels, **sizes}, pieces), multiplying]
+
+
+def blocks(p: Product, b: Blocking) -> int:
+    """Blocks of output pixels."""
+    if b.flat:
+        return -(-p.N * p.OW // b.columns)
+    steps = (p.N, b.images * b.batch), (p.OH, b.rows), (p.OW, b.columns)
+    return prod(-(-extent // step) for extent, step in steps)
 
 
 def panel_elements(p: Product) -> int:
@@ -96,55 +148,129 @@ def panel_elements(p: Product) -> int:
 
 
 FORWARD = (
-    "counter", "x", "x_n", "x_c", "x_h", "x_w", "H", "W", "panels", "bias", "bias_f", "y", "y_n", "y_f", "y_h", "y_w",
-    "N", "OH", "OW", "groups", "C", "F", "KH", "KW", "stride_h", "stride_w", "offset_h", "offset_w",
-    "dilation_h", "dilation_w", "batch_runs", "NC", "KC", "MC", "pitch", "strip_size", "accumulate", "scratch_size",
+    "counter", "x", "x_n", "x_c", "x_h", "x_w", "H", "W", "weight", "w_group", "w_row", "w_channel", "w_kh", "w_kw",
+    "panels", "bias", "bias_f", "y", "y_n", "y_f", "y_h", "y_w", "N", "OH", "OW", "groups", "C", "F", "KH", "KW",
+    "stride_h", "stride_w", "offset_h", "offset_w", "dilation_h", "dilation_w", "phases_h", "phases_w",
+    "reach_h", "reach_w", "MC", "KC", "images", "rows", "columns", "batch", "strip_pitch", "pitch", "packed",
+    "flat", "group_size", "accumulate", "scratch_size",
 )  # fmt: skip
 FORWARD_COUNT = len(FORWARD)
 
 
 @NestKernel
 def forward(scratch, arguments, worker):
-    """C and F are those of one group; KC counts channels, NC pixels; pitch >= NC + lanes."""
+    """C and F are those of one group; KC counts channels."""
     (
-        _, x_address, x_n, x_c, x_h, x_w, H, W, panels_address, bias_address, bias_f, y_address, y_n, y_f, y_h, y_w,
-        N, OH, OW, groups, C, F, KH, KW, stride_h, stride_w, offset_h, offset_w,
-        dilation_h, dilation_w, batch_runs, NC, KC, MC, pitch, strip_size, accumulate, scratch_size,
+        _, x_address, x_n, x_c, x_h, x_w, H, W, weight_address, w_group, w_row, w_channel, w_kh, w_kw,
+        panels_address, bias_address, bias_f, y_address, y_n, y_f, y_h, y_w, N, OH, OW, groups, C, F, KH, KW,
+        stride_h, stride_w, offset_h, offset_w, dilation_h, dilation_w, phases_h, phases_w,
+        reach_h, reach_w, MC, KC, images, rows, columns, batch, strip_pitch, pitch, packed, flat, group_size,
+        accumulate, scratch_size,
     ) = unpacked(arguments, FORWARD_COUNT)  # fmt: skip
     x, y = pointer(x_address, scratch), pointer(y_address, scratch)
-    panels, bias = pointer(panels_address, scratch), pointer(bias_address, scratch)
-    sums = moved(scratch, worker * scratch_size)
-    strip = moved(sums, MC * pitch)
-    panel = moved(strip, strip_size + lanes_of(scratch))
-    pixels = N * OH * OW
+    weight, panels, bias = (
+        pointer(weight_address, scratch),
+        pointer(panels_address, scratch),
+        pointer(bias_address, scratch),
+    )
     taps = KH * KW
-    chunks = (pixels + NC - 1) // NC
-    blocks = (F + MC - 1) // MC
+    sums = moved(scratch, worker * scratch_size)
+    # Whole cache lines first: the macro-kernel reads aligned vectors where the taps allow it.
+    panel = moved(sums, MC * pitch)
+    strip = moved(panel, (KC * taps + 1) * pitch if group_size else 0)
+    a_panel = moved(strip, (group_size if group_size else KC) * strip_pitch)
+    table = integers(moved(a_panel, 0 if packed else MR * KC * taps))
+    # Taps walk up from the lowest row and column, or down to it where the dilation is negative.
+    base_h, base_w = min(0, (KH - 1) * dilation_h), min(0, (KW - 1) * dilation_w)
+    blocks_n, blocks_h = (N + images * batch - 1) // (images * batch), (OH + rows - 1) // rows
+    blocks_w = (OW + columns - 1) // columns
+    blocks = (N * OW + columns - 1) // columns if flat else blocks_n * blocks_h * blocks_w
+    f_blocks = (F + MC - 1) // MC
     a_pitch = C * taps * MR
     group_pitch = (F + MR - 1) // MR * a_pitch
     while True:
         piece = claim(arguments)
-        if piece >= groups * blocks * chunks:
+        if piece >= groups * f_blocks * blocks:
             return 0
-        group_block, chunk = divmod(piece, chunks)
-        group, block = divmod(group_block, blocks)
-        start = chunk * NC
-        count = min(NC, pixels - start)
-        f = block * MC
-        rows = min(MC, F - f)
+        group_block, block = divmod(piece, blocks)
+        group, f_block = divmod(group_block, f_blocks)
+        rest, block_w = divmod(block, blocks_w)
+        block_n, block_h = divmod(rest, blocks_h)
+        n, oh, ow = block_n * images * batch, block_h * rows, block_w * columns
+        depth = min(images, N - n) if batch == 1 else 1
+        together = 1 if batch == 1 else min(batch, N - n)
+        height, width = min(rows, OH - oh), min(columns, OW - ow)
+        if flat:
+            depth, height, width = 1, 1, min(columns, N * OW - block * columns)
+        strip_rows, strip_columns = height + reach_h, width + reach_w
+        plane = depth * strip_rows * strip_columns * together
+        for kh in range(KH):
+            v = kh * dilation_h - base_h
+            for kw in range(KW):
+                u = kw * dilation_w - base_w
+                phase = kh % phases_h * phases_w + kw % phases_w
+                place = (v // stride_h * strip_columns + u // stride_w) * together
+                store_integer(table, kh * KW + kw, phase * plane + place)
+        # The sums of a strip have its rows, those of a panel the rows of the output.
+        sum_rows, sum_columns = (height, width) if group_size else (strip_rows, strip_columns)
+        count = (((depth - 1) * sum_rows + height - 1) * sum_columns + width) * together
+        f = f_block * MC
+        filters = min(MC, F - f)
+        first = group * F + f
         for c in range(0, max(C, 1), KC):
             channels = min(KC, C - c)
-            pack_input(
-                panel, pitch, strip, strip_size, moved(x, (group * C + c) * x_c), x_n, x_c, x_h, x_w, H, W, channels,
-                KH, KW, OH, OW, N, stride_h, stride_w, offset_h, offset_w, dilation_h, dilation_w, batch_runs,
-                start, count,
-            )  # fmt: skip
+            source = moved(x, (group * C + c) * x_c)
+            step = group_size if group_size else max(channels, 1)
+            for g in range(0, channels, step):
+                here = min(step, channels - g)
+                done = 0
+                while done < width:  # one part, or where blocks are flat one for each image
+                    left, part = ow, width
+                    if flat:
+                        n, left = divmod(block * columns + done, OW)
+                        part = min(OW - left, width - done)
+                    pack_strip(
+                        moved(strip, done), strip_pitch, moved(source, n * x_n + g * x_c), x_n, x_c, x_h, x_w, H, W,
+                        here, phases_h, phases_w, stride_h, stride_w, -base_h, -base_w, dilation_h, dilation_w,
+                        depth, strip_rows, part + reach_w, together, oh * stride_h + offset_h + base_h,
+                        left * stride_w + offset_w + base_w,
+                    )  # fmt: skip
+                    done += part
+                for i in range(here if group_size else 0):
+                    for t in range(taps):
+                        tap = moved(strip, i * strip_pitch + load_integer(table, t))
+                        line = moved(panel, ((g + i) * taps + t) * pitch)
+                        compress_rows(line, tap, depth, height, width, strip_rows, strip_columns)
+            b, rows_of_b, taps_of_b, b_pitch = strip, channels, taps, strip_pitch
+            if group_size:
+                b, rows_of_b, taps_of_b, b_pitch = panel, channels * taps, 1, pitch
             a = moved(panels, group * group_pitch + f // MR * a_pitch + c * taps * MR)
-            macro_kernel(rows, count, (1, 1, channels * taps), (0, 0, pitch), a, a_pitch, panel, sums, pitch, c == 0)
-        unpack_output(
-            sums, pitch, rows, (moved(bias, (group * F + f) * bias_f), bias_f, bias_address != 0),
-            moved(y, (group * F + f) * y_f), y_n, y_f, y_h, y_w, N, OH, OW, batch_runs, start, count, accumulate,
-        )  # fmt: skip
+            for r in range(0, filters, MR):
+                rows_of_a = min(MR, filters - r)
+                if not packed:
+                    a = a_panel
+                    taps_of_a = moved(weight, group * w_group + (f + r) * w_row + c * w_channel)
+                    pack_weight_panel(a, MR, rows_of_a, taps_of_a, w_row, w_channel, w_kh, w_kw, channels, KH, KW)
+                multiply_panel(
+                    rows_of_a, count, rows_of_b, taps_of_b, table, a, b, b_pitch, moved(sums, r * pitch), pitch,
+                    c == 0,
+                )  # fmt: skip
+                a = moved(a, a_pitch)
+        if bias_address != 0:
+            add_bias(sums, pitch, filters, count, moved(bias, first * bias_f), bias_f)
+        done = 0
+        while done < width:
+            left, part = ow, width
+            if flat:
+                n, left = divmod(block * columns + done, OW)
+                part = min(OW - left, width - done)
+            out = moved(y, n * y_n + first * y_f + oh * y_h + left * y_w)
+            row = part if flat else sum_columns
+            unpack_sums(
+                moved(sums, done), pitch, filters, out, y_n, y_f, y_h, y_w, depth, height, part, sum_rows, row,
+                together, accumulate,
+            )  # fmt: skip
+            done += part
 
 
 PACK_WEIGHT = (
@@ -161,12 +287,18 @@ def pack_weight(scratch, arguments, worker):
     )
     weight, panels = pointer(weight_address, scratch), pointer(panels_address, scratch)
     blocks = (F + MR - 1) // MR
+    a_pitch = C * KH * KW * MR
     while True:
         piece = claim(arguments)
-        if piece >= groups * blocks:
+        if piece >= groups * ((blocks + PANELS - 1) // PANELS):
             return 0
-        group, block = divmod(piece, blocks)
-        pack_weight_panel(
-            moved(panels, piece * C * KH * KW * MR), MR, min(MR, F - block * MR),
-            moved(weight, group * w_group + block * MR * w_row), w_row, w_channel, w_kh, w_kw, C, KH, KW,
-        )  # fmt: skip
+        group, part = divmod(piece, (blocks + PANELS - 1) // PANELS)
+        first = part * PANELS
+        panel = moved(panels, (group * blocks + first) * a_pitch)
+        source = moved(weight, group * w_group + first * MR * w_row)
+        if w_row == 1 and KH * KW == 1:
+            pack_filters_side_by_side(panel, a_pitch, MR, min(PANELS * MR, F - first * MR), source, w_channel, C)
+            continue
+        for block in range(first, min(first + PANELS, blocks)):
+            pack_weight_panel(panel, MR, min(MR, F - block * MR), source, w_row, w_channel, w_kh, w_kw, C, KH, KW)
+            panel, source = moved(panel, a_pitch), moved(source, MR * w_row)

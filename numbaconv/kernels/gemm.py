@@ -1,19 +1,19 @@
 """The product that every pass is made of: a register tile per micro-kernel, a block per macro-kernel.
 
-    c[r, i] += sum over d < depth, h < height, w < width of a[d, h, w, r] * b[d, h, w, i]
+    c[r, i] += sum over d < depth, t < taps of a[d, t, r] * b[d * b_depth + table[t] + i]
 
-a is packed in panels of MR rows: panel r // MR holds a[d, h, w, r] at ((d * height + h) * width + w) * MR + r % MR.
-b[d, h, w, i] lies at d * b_depth + h * b_height + w * b_width + i, and c[r, i] at r * c_pitch + i.
-`shape` is (depth, height, width) and `pitches` (b_depth, b_height, b_width).
+A row of b begins wherever the table says, at a tap of a channel in the forward pass, at a pixel in the weight
+gradient; a single tap begins at 0. a is packed in panels of MR rows: panel r // MR holds a[d, t, r] at
+(d * taps + t) * MR + r % MR. c[r, i] is at r * c_pitch + i.
 
-The sum of one element runs over d, h and w in order, in one accumulator, whatever tile it falls into. A
-row or column that a tail tile computes and c has no use for never meets another one.
+The sum of one element runs over d and t in order, in one accumulator, whatever tile it falls into. A row or column
+that a tail tile computes and c has no use for never meets another one.
 """
 
 from numba import njit
 
 from . import tiling
-from .simd import lanes_of, moved, tile_load, tile_multiply_add, tile_store, tile_zero
+from .simd import lanes_of, load_integer, moved, tile_load, tile_multiply_add, tile_store, tile_zero
 
 MR = tiling.MR
 VECTORS = tiling.VECTORS
@@ -23,18 +23,19 @@ def make_micro_kernel(rows, vectors):
     """Micro-kernel of a tile of `rows` x (`vectors` * lanes); the tile stays in registers."""
 
     @njit(error_model="numpy")
-    def micro_kernel(shape, pitches, a, b, c, c_pitch, fresh):
+    def micro_kernel(depth, taps, table, a, b, b_depth, c, c_pitch, fresh):
         lanes = lanes_of(c)
         tile = tile_zero(c, rows, vectors) if fresh else tile_load(c, c_pitch, lanes, rows, vectors)
-        depth, height, width = shape
-        b_depth, b_height, b_width = pitches
-        for d in range(depth):
-            for h in range(height):
-                row = moved(b, d * b_depth + h * b_height)
-                for _ in range(width):
-                    tile = tile_multiply_add(tile, a, 1, row, lanes)
+        if taps == 1:  # rows at one distance: looking up each would take 10% longer
+            for _ in range(depth):
+                tile = tile_multiply_add(tile, a, 1, b, lanes)
+                a, b = moved(a, MR), moved(b, b_depth)
+        else:
+            for _ in range(depth):
+                for t in range(taps):
+                    tile = tile_multiply_add(tile, a, 1, moved(b, load_integer(table, t)), lanes)
                     a = moved(a, MR)
-                    row = moved(row, b_width)
+                b = moved(b, b_depth)
         tile_store(c, c_pitch, lanes, tile)
 
     return micro_kernel
@@ -42,44 +43,51 @@ def make_micro_kernel(rows, vectors):
 
 # Tails in r: 2 to 4 rows on a tile of 4, whose accumulators still cover the latency; 1 row alone. Tails in i: a tile of
 # 2 vectors, where VECTORS is 3, and of 1.
-micro_full_wide, micro_full_2, micro_full_1 = (make_micro_kernel(MR, width) for width in (VECTORS, 2, 1))
-micro_4_wide, micro_4_1 = (make_micro_kernel(4, width) for width in (VECTORS, 1))
-micro_1_wide, micro_1_1 = (make_micro_kernel(1, width) for width in (VECTORS, 1))
+micro_full_wide, micro_full_1 = make_micro_kernel(MR, VECTORS), make_micro_kernel(MR, 1)
+micro_full_2 = make_micro_kernel(MR, 2) if VECTORS > 2 else micro_full_wide
+micro_4_wide, micro_4_1 = make_micro_kernel(4, VECTORS), make_micro_kernel(4, 1)
+micro_1_wide, micro_1_1 = make_micro_kernel(1, VECTORS), make_micro_kernel(1, 1)
 
 
 @njit(error_model="numpy")
-def macro_kernel(rows, columns, shape, pitches, a, a_pitch, b, c, c_pitch, fresh):
-    """c[:rows, :columns] (= if fresh, else +=) the product.
+def multiply_panel(rows, columns, depth, taps, table, a, b, b_depth, c, c_pitch, fresh):
+    """c[:rows, :columns] (= if fresh, else +=) the product of one panel of a, rows <= MR.
 
-    Panels of a lie a_pitch apart. Writes whole tiles: c has room for `rows` rounded up to MR and `columns` rounded up
-    to lanes, and b may be read as far.
+    Writes whole tiles: c has room for the rows of a panel and for `columns` rounded up to lanes, and b may be read as
+    far.
     """
     lanes = lanes_of(c)
-    for r in range(0, rows, MR):  # a panel of a: stays in L1
-        left = rows - r
-        i = 0
-        while i < columns:  # b streams by from L2
-            vectors = (columns - i + lanes - 1) // lanes
-            right = moved(b, i)
-            out = moved(c, r * c_pitch + i)
-            # 4 vectors are two tiles of 2: a tile of 1 loads 9 vectors for 8 multiply-adds.
-            two = VECTORS == 3 and left > 4 and (vectors == 2 or vectors == 4)
-            width = 2 if two else VECTORS if vectors >= VECTORS else 1
-            if left > 4:
-                if two:
-                    micro_full_2(shape, pitches, a, right, out, c_pitch, fresh)
-                elif width == VECTORS:
-                    micro_full_wide(shape, pitches, a, right, out, c_pitch, fresh)
-                else:
-                    micro_full_1(shape, pitches, a, right, out, c_pitch, fresh)
-            elif left > 1:
-                if width == VECTORS:
-                    micro_4_wide(shape, pitches, a, right, out, c_pitch, fresh)
-                else:
-                    micro_4_1(shape, pitches, a, right, out, c_pitch, fresh)
+    i = 0
+    while i < columns:  # b streams by from L2, a panel of a stays in L1
+        vectors = (columns - i + lanes - 1) // lanes
+        right, out = moved(b, i), moved(c, i)
+        # 4 vectors are two tiles of 2: a tile of 1 loads 9 vectors for 8 multiply-adds.
+        two = VECTORS == 3 and rows > 4 and (vectors == 2 or vectors == 4)
+        width = 2 if two else VECTORS if vectors >= VECTORS else 1
+        if rows > 4:
+            if two:
+                micro_full_2(depth, taps, table, a, right, b_depth, out, c_pitch, fresh)
             elif width == VECTORS:
-                micro_1_wide(shape, pitches, a, right, out, c_pitch, fresh)
+                micro_full_wide(depth, taps, table, a, right, b_depth, out, c_pitch, fresh)
             else:
-                micro_1_1(shape, pitches, a, right, out, c_pitch, fresh)
-            i += width * lanes
-        a = moved(a, a_pitch)
+                micro_full_1(depth, taps, table, a, right, b_depth, out, c_pitch, fresh)
+        elif rows > 1:
+            if width == VECTORS:
+                micro_4_wide(depth, taps, table, a, right, b_depth, out, c_pitch, fresh)
+            else:
+                micro_4_1(depth, taps, table, a, right, b_depth, out, c_pitch, fresh)
+        elif width == VECTORS:
+            micro_1_wide(depth, taps, table, a, right, b_depth, out, c_pitch, fresh)
+        else:
+            micro_1_1(depth, taps, table, a, right, b_depth, out, c_pitch, fresh)
+        i += width * lanes
+
+
+@njit(error_model="numpy")
+def macro_kernel(rows, columns, depth, taps, table, a, a_pitch, b, b_depth, c, c_pitch, fresh):
+    """c[:rows, :columns] (= if fresh, else +=) the product; panels of a lie a_pitch apart."""
+    for r in range(0, rows, MR):
+        multiply_panel(
+            min(MR, rows - r), columns, depth, taps, table, moved(a, r // MR * a_pitch), b, b_depth,
+            moved(c, r * c_pitch), c_pitch, fresh,
+        )  # fmt: skip

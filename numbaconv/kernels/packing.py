@@ -77,48 +77,6 @@ def inside(start, step, extent, count):
 
 
 @njit(error_model="numpy")
-def fill_lines(
-    lines, pitch, x, x_n, x_c, x_h, x_w, H, W, channels, KH, KW, OH, OW, N,
-    stride_h, stride_w, offset_h, offset_w, dilation_h, dilation_w, batch_runs, start, pixels,
-):  # fmt: skip
-    """:func:`pack_input` tap by tap, straight from x."""
-    lanes = lanes_of(lines)
-    A, B, R = (OH, OW, N) if batch_runs else (N, OH, OW)
-    step = x_n if batch_runs else stride_w * x_w
-    by_channel = x_c == 1 and step != 1
-    first_ab, first_r = divmod(start, R)
-    first_a, first_b = divmod(first_ab, B)
-    for c in range(0, channels, lanes if by_channel else 1):
-        for kh in range(KH):
-            for kw in range(KW):
-                line = moved(lines, ((c * KH + kh) * KW + kw) * pitch)
-                j = 0
-                a, b, r = first_a, first_b, first_r
-                while j < pixels:
-                    count = min(R - r, pixels - j)
-                    n, oh, ow = (r, a, b) if batch_runs else (a, b, r)
-                    h = oh * stride_h + offset_h + kh * dilation_h
-                    w = ow * stride_w + offset_w + kw * dilation_w
-                    if batch_runs:
-                        first, last = 0, count if 0 <= w < W else 0
-                    else:
-                        first, last = inside(w, stride_w, W, count)
-                    if not 0 <= h < H:
-                        first, last = 0, 0
-                    source = moved(x, n * x_n + c * x_c + h * x_h + w * x_w)
-                    if by_channel:
-                        block = min(lanes, channels - c)
-                        fill_channels(moved(line, j), KH * KW * pitch, source, step, first, last, count, block)
-                    else:
-                        copy_run(moved(line, j), source, step, first, last, count)
-                    j += count
-                    r = 0
-                    b += 1
-                    if b == B:
-                        a, b = a + 1, 0
-
-
-@njit(error_model="numpy")
 def fill_channels(destination, pitch, source, step, first, last, count, channels):
     """destination[c * pitch + i] = source[c + i * step] if first <= i < last else 0.
 
@@ -134,139 +92,140 @@ def fill_channels(destination, pitch, source, step, first, last, count, channels
 
 
 @njit(error_model="numpy")
-def copy_rows(destination, source, head, count, width, step):
-    """Copy `count` elements out of rows `step` apart: `head` from the first, which ends at its end, then `width` each.
+def pack_strip(
+    strip, pitch, x, x_n, x_c, x_h, x_w, H, W, channels, phases_h, phases_w, stride_h, stride_w, base_h, base_w,
+    step_h, step_w, images, rows, columns, batch, top, left,
+):  # fmt: skip
+    """Rows and columns of x that a block of outputs looks at, padded, sorted by their remainder modulo the stride.
+
+    strip[c * pitch + ((((a * phases_w + b) * images + n) * rows + v) * columns + u) * batch + i] =
+    x[image, c, top + v * stride_h + row_a, left + u * stride_w + column_b], and 0 outside; the image is n or, in HWCN,
+    where batch > 1, i. row_a = (base_h + a * step_h) % stride_h is the remainder that tap a has, column_b likewise.
+
+    So the output pixels of a block and what any tap of theirs reads are one and the same stretch of memory, moved by
+    a constant: each element is copied once, and not once for each tap. Room for lanes is needed behind a channel.
+    """
+    lanes = lanes_of(strip)
+    step = stride_w * x_w
+    by_channel = batch == 1 and x_c == 1 and step != 1
+    block = lanes if by_channel else 1
+    plane = images * rows * columns * batch
+    for a in range(phases_h):
+        h = top + (base_h + a * step_h) % stride_h
+        top_row, end_row = inside(h, stride_h, H, rows)
+        for b in range(phases_w):
+            w = left + (base_w + b * step_w) % stride_w
+            first, last = inside(w, stride_w, W, columns)
+            for c in range(0, channels, block):
+                for n in range(images):
+                    source = moved(x, n * x_n + c * x_c + h * x_h + w * x_w)
+                    out = moved(strip, c * pitch + (a * phases_w + b) * plane + n * rows * columns * batch)
+                    if batch == 1 and step == 1 and columns <= 4 * lanes:
+                        clear(out, top_row * columns)
+                        inner = moved(out, top_row * columns)
+                        image_rows = moved(source, top_row * stride_h * x_h)
+                        copy_rows(inner, columns, image_rows, stride_h * x_h, end_row - top_row, first, last, columns)
+                        clear(moved(out, end_row * columns), (rows - end_row) * columns)
+                        continue
+                    for v in range(rows):
+                        row = moved(source, v * stride_h * x_h)
+                        line = moved(out, v * columns * batch)
+                        here = top_row <= v and v < end_row
+                        if by_channel:
+                            end = last if here else first
+                            fill_channels(line, pitch, row, step, first, end, columns, min(lanes, channels - c))
+                        elif not here:
+                            clear(line, columns * batch)
+                        elif batch == 1:
+                            copy_run(line, row, step, first, last, columns)
+                        else:
+                            clear(line, first * batch)
+                            for u in range(first, last):
+                                copy_run(moved(line, u * batch), moved(row, u * step), x_n, 0, batch, batch)
+                            clear(moved(line, last * batch), (columns - last) * batch)
+
+
+@njit(error_model="numpy")
+def copy_rows(destination, pitch, source, step, rows, first, last, columns):
+    """destination[v * pitch + u] = source[v * step + u] if first <= u < last else 0, for v < rows, u < columns.
+
+    May write up to lanes - 1 elements more behind the last row. A stretch of columns at a time, from the last to the
+    first: all rows of it have one mask, and what it writes into the next row is written over after it.
+    """
+    lanes = lanes_of(destination)
+    for u in range((columns - 1) // lanes * lanes, -1, -lanes):
+        out, line = moved(destination, u), moved(source, u)
+        if first <= u and u + lanes <= last:
+            for _ in range(rows):
+                vector_store(out, 0, vector_load(line, 0))
+                out, line = moved(out, pitch), moved(line, step)
+        else:
+            for _ in range(rows):
+                vector_store(out, 0, vector_load_between(line, 0, first - u, last - u))
+                out, line = moved(out, pitch), moved(line, step)
+
+
+@njit(error_model="numpy")
+def compress_rows(line, strip, images, rows, columns, strip_rows, strip_columns):
+    """line[(n * rows + v) * columns + u] = strip[(n * strip_rows + v) * strip_columns + u]: one tap of a strip.
 
     May write up to lanes - 1 elements more, and read as many.
     """
-    lanes = lanes_of(destination)
-    if width <= lanes:
-        # One vector a row, and no counting: what a row writes too much, the next one writes over.
-        vector_store(destination, 0, vector_load(source, 0))
-        destination = moved(destination, head)
-        source = moved(source, step - (width - head))
-        for _ in range((count - head + width - 1) // width):
-            vector_store(destination, 0, vector_load(source, 0))
-            destination = moved(destination, width)
-            source = moved(source, step)
-        return
-    for k in range(0, head, lanes):
-        vector_store(destination, k, vector_load(source, k))
-    done = head
-    source = moved(source, step - (width - head))
-    while done + width <= count:
-        for k in range(0, width, lanes):
-            vector_store(destination, done + k, vector_load(source, k))
-        done += width
-        source = moved(source, step)
-    for k in range(0, count - done, lanes):
-        vector_store(destination, done + k, vector_load(source, k))
-
-
-@njit(error_model="numpy")
-def pack_input(
-    lines, pitch, strip, strip_size, x, x_n, x_c, x_h, x_w, H, W, channels, KH, KW, OH, OW, N,
-    stride_h, stride_w, offset_h, offset_w, dilation_h, dilation_w, batch_runs, start, pixels,
-):  # fmt: skip
-    """lines[((c * KH + kh) * KW + kw) * pitch + j] = what tap (kh, kw) of channel c reads for pixel start + j.
-
-    Requires pitch >= pixels + lanes - 1, and room for lanes behind the last line and behind the strip.
-
-    The rows that the pixels look at go to a strip first, padded and, above stride 1, sorted by the column
-    modulo the stride; the lines are then whole-vector copies out of L1. Each element of x is so looked up
-    once and not KH * KW times: 14% of the time of a layer 64>64@56 with one look-up per tap.
-    """
-    lanes = lanes_of(lines)
-    # The strip holds the columns [left, left + span) and, row by row, planes of one column modulo the stride.
-    left = offset_w + min(0, (KW - 1) * dilation_w)
-    top = offset_h + min(0, (KH - 1) * dilation_h)
-    width = min(OW, pixels)
-    plane = width + (KW - 1) * abs(dilation_w) // stride_w + 1
-    plane = (plane + lanes - 1) // lanes * lanes
-    row_pitch = plane * stride_w
-    most_rows = (min(OH, (pixels + OW - 2) // OW + 1) - 1) * stride_h + (KH - 1) * abs(dilation_h) + 1
-    image = most_rows * row_pitch
-    by_channel = x_c == 1 and x_w != 1
-    block = lanes if by_channel else min(lanes, max(1, strip_size // image))
-    if batch_runs or KH * KW <= 1 or image * block > strip_size:
-        fill_lines(
-            lines, pitch, x, x_n, x_c, x_h, x_w, H, W, channels, KH, KW, OH, OW, N,
-            stride_h, stride_w, offset_h, offset_w, dilation_h, dilation_w, batch_runs, start, pixels,
-        )  # fmt: skip
-        return
-    for c in range(0, channels, block):
-        here = min(block, channels - c)
-        j = 0
-        while j < pixels:  # rows of one image
-            n, pixel = divmod(start + j, OH * OW)
-            oh, ow = divmod(pixel, OW)
-            count = min(OH * OW - pixel, pixels - j)
-            if OW > width:  # a row has no room in the strip, but the part of one has
-                count = min(count, OW - ow)
-            rows = (ow + count + OW - 1) // OW
-            column = ow if rows == 1 else 0
-            span = (rows - 1) * stride_h + (KH - 1) * abs(dilation_h) + 1
-            columns = plane if rows > 1 else (count + (KW - 1) * abs(dilation_w) // stride_w + 1)
-            step = stride_w * x_w
-            for p in range(stride_w):
-                w = column * stride_w + left + p
-                first, last = inside(w, stride_w, W, columns)
-                for i in range(1 if by_channel else here):  # rows of a channel follow each other in memory
-                    source = moved(x, n * x_n + (c + i) * x_c + w * x_w)
-                    for v in range(span):
-                        h = oh * stride_h + top + v
-                        out = moved(strip, i * image + v * row_pitch + p * plane)
-                        if by_channel:
-                            end = last if 0 <= h < H else first
-                            fill_channels(out, image, moved(source, h * x_h), step, first, end, columns, here)
-                        elif 0 <= h < H:
-                            copy_run(out, moved(source, h * x_h), step, first, last, columns)
-                        else:
-                            clear(out, columns)
-            for i in range(here):
-                for kh in range(KH):
-                    v = kh * dilation_h - min(0, (KH - 1) * dilation_h)
-                    for kw in range(KW):
-                        u = kw * dilation_w - min(0, (KW - 1) * dilation_w)
-                        u, p = divmod(u, stride_w)
-                        source = moved(strip, i * image + v * row_pitch + p * plane + u + ow - column)
-                        line = moved(lines, (((c + i) * KH + kh) * KW + kw) * pitch + j)
-                        copy_rows(line, source, min(OW - ow, count), count, OW, row_pitch * stride_h)
-            j += count
-
-
-@njit(error_model="numpy")
-def unpack_output(sums, pitch, rows, bias, y, y_n, y_f, y_h, y_w, N, OH, OW, batch_runs, start, pixels, accumulate):
-    """y[f, pixel start + j] (+)= sums[f, j] + bias[f] for f < rows, j < pixels; `bias` is (pointer, step, whether)."""
-    lanes = lanes_of(sums)
-    A, B, R = (OH, OW, N) if batch_runs else (N, OH, OW)
-    step = y_n if batch_runs else y_w
-    # Rows that follow each other in memory are one run.
-    joined = not batch_runs and y_h == OW * y_w
-    if joined:
-        B, R = 1, OH * OW
-    values, bias_step, biased = bias
-    for f in range(rows if biased else 0):
-        value = vector_fill(sums, load(values, f * bias_step))
-        for j in range(0, pixels, lanes):
-            vector_store(sums, f * pitch + j, vector_add(vector_load(sums, f * pitch + j), value))
-    j = 0
-    while j < pixels:
-        ab, r = divmod(start + j, R)
-        a, b = divmod(ab, B)
-        count = min(R - r, pixels - j)
-        out = moved(y, a * y_h + b * y_w + r * y_n) if batch_runs else moved(y, a * y_n + b * y_h + r * y_w)
-        if y_f == 1 and step != 1 and not accumulate:
-            for f in range(0, rows, lanes):
-                for i in range(0, count, lanes):
-                    transpose_block(
-                        moved(out, f + i * step), step, moved(sums, f * pitch + j + i), pitch,
-                        min(lanes, rows - f), min(lanes, count - i),
-                    )  # fmt: skip
+    lanes = lanes_of(line)
+    for n in range(images):
+        source = moved(strip, n * strip_rows * strip_columns)
+        if columns <= lanes:  # one vector a row, and no counting
+            for _ in range(rows):
+                vector_store(line, 0, vector_load(source, 0))
+                line, source = moved(line, columns), moved(source, strip_columns)
         else:
-            for f in range(rows):
-                write_run(moved(out, f * y_f), step, moved(sums, f * pitch + j), count, accumulate)
-        j += count
+            for _ in range(rows):
+                for u in range(0, columns, lanes):
+                    vector_store(line, u, vector_load(source, u))
+                line, source = moved(line, columns), moved(source, strip_columns)
+
+
+@njit(error_model="numpy")
+def add_bias(sums, pitch, filters, columns, bias, bias_step):
+    """sums[f, :columns] += bias[f], and up to lanes - 1 columns more."""
+    for f in range(filters):
+        value = vector_fill(sums, load(bias, f * bias_step))
+        for j in range(0, columns, lanes_of(sums)):
+            vector_store(sums, f * pitch + j, vector_add(vector_load(sums, f * pitch + j), value))
+
+
+@njit(error_model="numpy")
+def unpack_sums(
+    sums, pitch, filters, y, y_n, y_f, y_h, y_w, images, rows, columns, strip_rows, strip_columns, batch,
+    accumulate,
+):  # fmt: skip
+    """y[n, f, h, w] (+)= sums[f * pitch + ((n * strip_rows + h) * strip_columns + w) * batch + i].
+
+    In HWCN, where batch > 1, i counts images.
+    """
+    lanes = lanes_of(sums)
+    if rows > 1 and strip_columns == columns and y_h == columns * y_w:  # rows that follow each other are one
+        rows, columns, strip_rows, strip_columns = 1, rows * columns, 1, strip_rows * columns
+    transposes = batch == 1 and y_f == 1 and y_w != 1 and not accumulate
+    for n in range(images):
+        for h in range(rows):
+            source = moved(sums, (n * strip_rows + h) * strip_columns * batch)
+            out = moved(y, n * y_n + h * y_h)
+            if transposes:
+                for f in range(0, filters, lanes):
+                    for w in range(0, columns, lanes):
+                        transpose_block(
+                            moved(out, f + w * y_w), y_w, moved(source, f * pitch + w), pitch,
+                            min(lanes, filters - f), min(lanes, columns - w),
+                        )  # fmt: skip
+            elif batch == 1:
+                for f in range(filters):
+                    write_run(moved(out, f * y_f), y_w, moved(source, f * pitch), columns, accumulate)
+            else:
+                for w in range(columns):
+                    for f in range(filters):
+                        pixel = moved(source, f * pitch + w * batch)
+                        write_run(moved(out, f * y_f + w * y_w), y_n, pixel, batch, accumulate)
 
 
 @njit(error_model="numpy")
@@ -300,11 +259,7 @@ def pack_weight_panel(panel, MR, rows, weight, w_row, w_channel, w_kh, w_kw, cha
         for i in range(channels * taps):
             for r in range(rows, MR):
                 store(panel, i * MR + r, zero_of(panel))
-    if taps == 1 and w_row == 1:
-        for c in range(channels):
-            value = vector_load_first(weight, c * w_channel, rows)
-            vector_store_first(panel, c * MR, value, rows)
-    elif w_kw == 1 and w_kh == KW and MR <= lanes:
+    if w_kw == 1 and w_kh == KW and MR <= lanes:
         # Taps of a channel, and often channels too, follow each other.
         runs, length = (1, channels * taps) if w_channel == taps else (channels, taps)
         for run in range(runs):
@@ -321,6 +276,15 @@ def pack_weight_panel(panel, MR, rows, weight, w_row, w_channel, w_kh, w_kw, cha
                     source = moved(weight, c * w_channel + kh * w_kh + kw * w_kw)
                     for r in range(rows):
                         store(line, r, load(source, r * w_row))
+
+
+@njit(error_model="numpy")
+def pack_filters_side_by_side(panels, pitch, MR, rows, weight, w_channel, channels):
+    """panels[r // MR * pitch + c * MR + r % MR] = weight[c * w_channel + r] for r < rows, and 0 up to whole panels."""
+    for c in range(channels):
+        for r in range(0, rows, MR):
+            value = vector_load_first(weight, c * w_channel + r, min(MR, rows - r))
+            vector_store_first(panels, r // MR * pitch + c * MR, value, MR)
 
 
 @njit(error_model="numpy")

@@ -202,6 +202,37 @@ def claim(typingctx, p):
     return types.int64(p), generate
 
 
+@intrinsic
+def integers(typingctx, p):
+    """The same memory as int64."""
+
+    def generate(context, builder, signature, args):
+        return builder.bitcast(args[0], I64.as_pointer())
+
+    return types.CPointer(types.int64)(p), generate
+
+
+@intrinsic
+def load_integer(typingctx, p, offset):
+    """p[offset] of int64"""
+
+    def generate(context, builder, signature, args):
+        return builder.load(builder.gep(args[0], [args[1]], source_etype=I64), typ=I64)
+
+    return types.int64(p, types.int64), generate
+
+
+@intrinsic
+def store_integer(typingctx, p, offset, value):
+    """p[offset] = value of int64"""
+
+    def generate(context, builder, signature, args):
+        builder.store(args[2], builder.gep(args[0], [args[1]], source_etype=I64))
+        return context.get_dummy_value()
+
+    return types.void(p, types.int64, types.int64), generate
+
+
 # -- scalars -----------------------------------------------------------------------------------------
 
 

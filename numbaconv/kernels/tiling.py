@@ -38,15 +38,12 @@ MR, VECTORS = (8, 3) if AVX512 else (8, 2) if NEON else (6, 2)
 # AVX-512 6 * 4 + 4 + 1 = 29 registers, no vector left over.
 WINOGRAD_MR, WINOGRAD_VECTORS = (6, 4) if AVX512 else (MR, VECTORS)
 
-# Columns of a chunk: a row of them is one line of the packed panel. An odd number of cache lines keeps the
-# rows from meeting in one set of L1.
+# Outputs of a filter in a block, whose rows of x lie in one strip.
 NC_BYTES = 15 * 64
-# The panel of a thread, K x NC elements, half of a 1 MiB L2.
+# The strip of a thread, half of a 1 MiB L2.
 PANEL_BYTES = 512 * 1024
 # A block of rows of `lanes` channels of a depthwise layer, what goes in and what comes out: an eighth of L2.
 PLANES_BYTES = 128 * 1024
-# Rows of x on their way into the panel: half of L1.
-STRIP_BYTES = 16 * 1024
 # Pixels that a weight-gradient tile sums before it goes back to memory: its way there and back, 32 vectors, is
 # then 1% of the multiply-adds.
 DEPTH = 512

@@ -27,11 +27,13 @@ from .launch import Address, Launch, NestKernel
 from .packing import copy_run, pack_output_grad, pack_pixels, write_run
 from .simd import (
     claim,
+    integers,
     lanes_of,
     load,
     moved,
     pointer,
     store,
+    store_integer,
     transpose_block,
     unpacked,
     vector_add,
@@ -57,9 +59,10 @@ class Blocking:
     gathered: int
 
     @property
-    def panels(self) -> int:
-        """Elements of the packed dy of a block."""
-        return self.FB * self.images * self.rows * self.columns
+    def scratch(self) -> int:
+        """Elements of scratch of a worker: table, strip, gathered taps and the packed dy of a block."""
+        pixels = self.images * self.rows * self.columns
+        return 2 * pixels + self.strip + self.gathered + self.FB * pixels
 
 
 def partial_elements(g: Geometry, b: Blocking) -> int:
@@ -122,6 +125,7 @@ def weight_grad(scratch, arguments, worker):
     strip = moved(scratch, worker * scratch_size)
     gathering = moved(strip, strip_size)
     panels = moved(gathering, gathered)
+    table = integers(moved(panels, FB * images * rows * columns))
     f_blocks, c_blocks = (F + FB - 1) // FB, (C + CB - 1) // CB
     h_blocks, w_blocks = (OH + rows - 1) // rows, (OW + columns - 1) // columns
     blocks = (N + images - 1) // images * h_blocks * w_blocks
@@ -157,35 +161,51 @@ def weight_grad(scratch, arguments, worker):
                 panels, MR, moved(dy, n * y_n + (group * F + f) * y_f + oh * y_h + ow * y_w), y_n, y_f, y_h, y_w,
                 depth, height, width, filters,
             )  # fmt: skip
-            pixel = channels
+            pixels = depth * height * width
             if gathered:
-                row = KW * pixel
+                row = KW * channels
                 to = gathering
                 for v in range(depth * height):
                     image, oh_inside = divmod(v, height)
-                    source = moved(strip, (image * strip_rows + oh_inside * stride_h) * strip_columns * pixel)
+                    source = moved(strip, (image * strip_rows + oh_inside * stride_h) * strip_columns * channels)
                     for _ in range(width):
                         for kh in range(KH):
-                            taps_row = moved(source, kh * dilation_h * strip_columns * pixel)
+                            taps_row = moved(source, kh * dilation_h * strip_columns * channels)
                             copy_run(moved(to, kh * row), taps_row, 1, 0, row, row)
                         to = moved(to, line)
-                        source = moved(source, stride_w * pixel)
+                        source = moved(source, stride_w * channels)
+                store_integer(table, 0, 0)
                 macro_kernel(
-                    filters, KH * row, (1, 1, depth * height * width), (0, 0, line), panels,
-                    depth * height * width * MR, gathering, sums, f_pitch, block == first,
+                    filters, KH * row, pixels, 1, table, panels, pixels * MR, gathering, line, sums, f_pitch,
+                    block == first,
                 )  # fmt: skip
                 continue
-            pitches = (
-                strip_rows * strip_columns * pixel, stride_h * strip_columns * pixel, stride_w * pixel,
-            )  # fmt: skip
+            # Pixels at one distance, as in a 1 x 1 kernel, are a depth; others are looked up.
+            flat = strip_rows == height and strip_columns == width and stride_w == 1
+            depth_of_sum, looked_up = (pixels, 1) if flat else (1, pixels)
+            for v in range(depth * height):
+                image, oh_inside = divmod(v, height)
+                start = (image * strip_rows + oh_inside * stride_h) * strip_columns * channels
+                for p in range(width):
+                    store_integer(table, v * width + p, start + p * stride_w * channels)
             for kh in range(KH):
                 for kw in range(taps_apart):
-                    b = moved(strip, (kh * dilation_h * strip_columns + kw * dilation_w) * pixel)
+                    b = moved(strip, (kh * dilation_h * strip_columns + kw * dilation_w) * channels)
                     out = moved(sums, (kh * taps_apart + kw) * line)
                     macro_kernel(
-                        filters, stretch, (depth, height, width), pitches, panels, depth * height * width * MR,
-                        b, out, f_pitch, block == first,
-                    )  # fmt: skip
+                        filters,
+                        stretch,
+                        depth_of_sum,
+                        looked_up,
+                        table,
+                        panels,
+                        pixels * MR,
+                        b,
+                        channels,
+                        out,
+                        f_pitch,
+                        block == first,
+                    )
 
 
 ADD_SHARES = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import prod
 
 import numpy as np
 
@@ -10,29 +11,89 @@ from ..geometry import Geometry
 from ..kernels import forward, tiling, weight_grad
 from ..kernels.forward import Product
 from ..kernels.launch import Program
-from .base import PARALLEL_FLOPS, PIECES, Plan, Strides, round_up
+from .base import PARALLEL_FLOPS, PIECES, Plan, Strides, even_blocks, round_up
 
 # Multiply-adds that cost as much as copying a row of the taps of a pixel beside the other rows.
 GATHERING_COST = 8
+# Filters whose multiply-adds cost as much as copying a vector from the strip to the panel, and what they cost on
+# vectors that begin anywhere: 181 GF/s in a panel, 155 on the strip (128>128@56 3x3/2).
+COPY_COST, UNALIGNED = 8, 1.15
 
 
 def block_forward(p: Product, dtype: np.dtype) -> forward.Blocking:
     """Blocks of a forward nest, from the shape alone."""
     lanes = tiling.lanes(dtype.itemsize)
     line = 64 // dtype.itemsize
-    pixels = p.N * p.OH * p.OW
-    most = tiling.NC_BYTES // dtype.itemsize
-    blocks = max(1, -(-p.F // tiling.MC))
-    MC = round_up(-(-p.F // blocks), tiling.MR)
-    chunks = max(-(-pixels // most), -(-PIECES // (p.groups * blocks)))
-    NC = min(most, max(round_up(-(-pixels // chunks), lanes), 4 * lanes))
-    pitch = round_up(NC + lanes, line)
-    pitch += line if pitch // line % 2 == 0 else 0
-    taps = max(1, p.KH * p.KW)
-    most_channels = max(1, tiling.PANEL_BYTES // dtype.itemsize // (taps * pitch))
-    KC = max(1, -(-p.C // max(1, -(-p.C // most_channels))))
+    f_blocks = max(1, -(-p.F // tiling.MC))
+    MC = round_up(-(-p.F // f_blocks), tiling.MR)
     batch_runs = p.x_strides[0] == 1 and p.x_strides[3] != 1 and p.x_strides[1] != 1
-    return forward.Blocking(batch_runs, NC, KC, MC, pitch, tiling.STRIP_BYTES // dtype.itemsize)
+    batch = even_blocks(p.N, 4 * lanes) if batch_runs else 1
+    pointwise = p.KH == p.KW == p.H == p.OH == 1 and p.stride == (1, 1) and p.offset == (0, 0)
+    flat = pointwise and batch == 1 and p.OW == p.W
+    taps = max(1, p.KH * p.KW)
+    reach = p.reach(0), p.reach(1)
+    group = 0
+    if flat:
+        most = tiling.NC_BYTES // dtype.itemsize
+        pieces = -(-PIECES // (p.groups * f_blocks))
+        columns = min(most, max(round_up(-(-p.N * p.OW // pieces), lanes), 4 * lanes))
+        images, rows, count = 1, 1, columns
+    else:
+        images, rows, columns = _output_block(p, reach, batch, f_blocks, dtype)
+        count = _pixels(images, rows, columns, reach) * batch
+        if taps > 1 and batch == 1:
+            compact = _output_block(p, (0, 0), batch, f_blocks, dtype)
+            # For each pixel and tap: vectors multiplied with MC filters, and to a panel they are copied before.
+            in_strip = UNALIGNED * MC * -(-count // lanes) / (images * rows * columns)
+            copies = COPY_COST * -(-compact[2] // lanes) / compact[2]
+            in_panel = MC * -(-prod(compact) // lanes) / prod(compact) + copies
+            if in_panel < in_strip:
+                images, rows, columns = compact
+                count = prod(compact)
+                group = lanes
+    strip = p.phases(0) * p.phases(1) * images * (rows + reach[0]) * (columns + reach[1]) * batch + lanes
+    strip_pitch, pitch = _odd_lines(strip, line), _odd_lines(count, line)
+    channel = taps * pitch if group else strip_pitch
+    KC = even_blocks(p.C, tiling.PANEL_BYTES // dtype.itemsize // channel)
+    b = forward.Blocking(MC, KC, images, rows, columns, batch, strip_pitch, pitch, False, flat, min(group, KC))
+    # Filters that lie side by side (a 1 x 1 kernel in the input gradient) are read a few cache lines at a time, ahead.
+    return replace(b, packed=forward.blocks(p, b) > 2 or p.w_strides[1] == 1)
+
+
+def _odd_lines(elements: int, line: int) -> int:
+    """An odd number of cache lines, so that rows of this length do not meet in one set of L1."""
+    return (-(-elements // line) | 1) * line
+
+
+def _pixels(images: int, rows: int, columns: int, reach: tuple[int, int]) -> int:
+    """Elements from the first output of a block to the last one, with those between rows and images."""
+    return (images * (rows + reach[0]) - reach[0] - 1) * (columns + reach[1]) + columns
+
+
+def _output_block(
+    p: Product, reach: tuple[int, int], batch: int, f_blocks: int, dtype: np.dtype
+) -> tuple[int, int, int]:
+    """(images, rows, columns) of a block of outputs: about NC_BYTES of a filter, and some blocks for each thread."""
+    lanes = tiling.lanes(dtype.itemsize)
+    most = max(1, tiling.NC_BYTES // dtype.itemsize // batch)
+    N = 1 if batch > 1 else p.N
+    columns = even_blocks(p.OW, most)
+    rows = even_blocks(p.OH, 1 + (most - columns) // (columns + reach[1])) if columns == p.OW else 1
+    images = 1
+    if rows == p.OH and columns == p.OW:
+        fitting = [i for i in range(1, min(N, most) + 1) if i == 1 or _pixels(i, rows, columns, reach) <= most]
+        images = min(fitting, key=lambda i: -(-_pixels(i, rows, columns, reach) // lanes) / i)
+    pieces = p.groups * f_blocks * -(-p.N // batch)
+    while pieces * -(-p.OH // rows) * -(-p.OW // columns) < PIECES * images:
+        if images * rows * columns * batch <= 4 * lanes:
+            break
+        if images > 1:
+            images = -(-images // 2)
+        elif rows > 1:
+            rows = -(-rows // 2)
+        else:
+            columns = -(-columns // 2)
+    return images, rows, columns
 
 
 def block_weight_grad(g: Geometry, dtype: np.dtype) -> weight_grad.Blocking:
@@ -74,7 +135,7 @@ def block_weight_grad(g: Geometry, dtype: np.dtype) -> weight_grad.Blocking:
     pieces = g.groups * -(-F // FB) * max(1, -(-C // CB))
     shares = max(1, min(blocks, -(-PIECES // pieces)))
     line = kernel * lanes if gathers else round_up(CB * (g.KW if g.dilation[1] == 1 else 1), lanes)
-    strip_size = strip(images, rows, columns) + lanes
+    strip_size = round_up(strip(images, rows, columns) + lanes, 64 // dtype.itemsize)
     gathered = (images * rows * columns + 1) * line if gathers else 0
     return weight_grad.Blocking(shares, FB, CB, images, rows, columns, line, strip_size, gathered)
 
@@ -83,20 +144,19 @@ def plan_products(plan: Plan, products: list[Product], names: tuple[str, ...]) -
     """Plan of dense problems that run one after the other."""
     g, dtype = plan.geometry, plan.dtype
     parallel = g.flops >= PARALLEL_FLOPS
-    lanes = tiling.lanes(dtype.itemsize)
     products = [_flat(p) for p in products]
     blockings = [block_forward(p, dtype) for p in products]
     launches, scratch, panels = [], 0, 0
     for p, b in zip(products, blockings, strict=True):
         launches += forward.launches(p, b)
-        lines = b.KC * max(1, p.KH * p.KW) * b.pitch
-        scratch = max(scratch, b.MC * b.pitch + b.strip + lines + 2 * lanes)
-        panels = max(panels, forward.panel_elements(p))
+        scratch = max(scratch, b.scratch(p))
+        panels = max(panels, forward.panel_elements(p) if b.packed else 0)
     program = Program(launches, names, {"panels": panels}, scratch, dtype, parallel)
     b = blockings[0]
-    blocks = {"filters": b.MC, "pixels": b.NC, "channels": b.KC}
+    blocks = {"filters": b.MC, "channels": b.KC}
     if plan.name != "forward":
-        blocks = {"channels": b.MC, "pixels": b.NC, "filters": b.KC, "phases": len(products)}
+        blocks = {"channels": b.MC, "filters": b.KC, "phases": len(products)}
+    blocks |= {"images": b.images * b.batch, "rows": b.rows, "columns": b.columns}
     return replace(plan, program=program, blocks=blocks, tile=_tile(dtype))
 
 
@@ -108,7 +168,7 @@ def plan_weight_grad(plan: Plan, x: Strides, y: Strides, start: int, w: Strides,
         x = (x[0], x[1], x[2] * g.stride[0] // seen.stride[0], x[3] * g.stride[1] // seen.stride[1])
     blocking = block_weight_grad(seen, dtype)
     buffers = {"partial": weight_grad.partial_elements(seen, blocking)}
-    scratch = max(blocking.strip + blocking.gathered + blocking.panels, g.KH * g.KW * tiling.lanes(dtype.itemsize))
+    scratch = max(blocking.scratch, g.KH * g.KW * tiling.lanes(dtype.itemsize))
     launches = weight_grad.launches(seen, x, y, start, w, blocking, plan.accumulate)
     program = Program(launches, names, buffers, scratch, dtype, g.flops >= PARALLEL_FLOPS)
     blocks = {
