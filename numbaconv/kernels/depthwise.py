@@ -109,8 +109,8 @@ def depthwise_forward(scratch, arguments, worker):
         piece = claim(arguments)
         if piece >= N * c_blocks * row_blocks:
             return 0
-        rest, row_block = divmod(piece, row_blocks)
-        n, c_block = divmod(rest, c_blocks)
+        rest, c_block = divmod(piece, c_blocks)  # channels last: what one leaves of a cache page, the next one takes
+        n, row_block = divmod(rest, row_blocks)
         c, oh = c_block * lanes, row_block * rows
         channels, height = min(lanes, C - c), min(rows, OH - oh)
         pack_taps(taps, moved(weight, c * w_c), w_c, w_kh, w_kw, KH, KW, channels)
@@ -186,8 +186,8 @@ def depthwise_input_grad(scratch, arguments, worker):
         piece = claim(arguments)
         if piece >= N * c_blocks * row_blocks:
             return 0
-        rest, row_block = divmod(piece, row_blocks)
-        n, c_block = divmod(rest, c_blocks)
+        rest, c_block = divmod(piece, c_blocks)  # channels last: what one leaves of a cache page, the next one takes
+        n, row_block = divmod(rest, row_blocks)
         c, first = c_block * lanes, row_block * rows
         channels, height = min(lanes, C - c), min(rows, H - first)
         pack_taps(taps, moved(weight, c * w_c), w_c, w_kh, w_kw, KH, KW, channels)
@@ -239,7 +239,7 @@ def sum_taps(out, line, grads, height, width, steps, taps):
 
 @NestKernel
 def depthwise_weight_grad(scratch, arguments, worker):
-    """Pieces: share of the images and blocks of rows, block of channels; sums go to partial[share][c block][tap]."""
+    """Pieces: share of the images and blocks of rows; sums go to partial[share][c block][tap]."""
     (
         _, x_address, x_n, x_c, x_h, x_w, y_address, y_n, y_c, y_h, y_w, _, _, _, _,
         N, C, H, W, OH, OW, KH, KW, stride_h, stride_w, dilation_h, dilation_w, top, left,
@@ -257,46 +257,34 @@ def depthwise_weight_grad(scratch, arguments, worker):
     columns = (OW - 1) * stride_w + (KW - 1) * dilation_w + 1
     while True:
         piece = claim(arguments)
-        if piece >= shares * c_blocks:
+        if piece >= shares:
             return 0
-        share, c_block = divmod(piece, c_blocks)
-        c = c_block * lanes
-        channels = min(lanes, C - c)
-        sums = moved(partial, piece * KH * KW * lanes)
-        for tap in range(KH * KW):
-            vector_store(sums, tap * lanes, vector_zero(scratch))
-        for block in range(share * N * row_blocks // shares, (share + 1) * N * row_blocks // shares):
+        partial_sums = moved(partial, piece * c_blocks * KH * KW * lanes)
+        for tap in range(c_blocks * KH * KW):
+            vector_store(partial_sums, tap * lanes, vector_zero(scratch))
+        for block in range(piece * N * row_blocks // shares, (piece + 1) * N * row_blocks // shares):
             n, row_block = divmod(block, row_blocks)
             oh = row_block * rows
             height = min(rows, OH - oh)
             strip_rows = (height - 1) * stride_h + (KH - 1) * dilation_h + 1
-            pack_pixels(
-                strip, lanes, moved(x, n * x_n + c * x_c), x_n, x_c, x_h, x_w, H, W, 1, strip_rows, columns,
-                channels, oh * stride_h - top, -left,
-            )  # fmt: skip
-            pack_pixels(
-                grads,
-                lanes,
-                moved(dy, n * y_n + c * y_c),
-                y_n,
-                y_c,
-                y_h,
-                y_w,
-                OH,
-                OW,
-                1,
-                height,
-                OW,
-                channels,
-                oh,
-                0,
-            )
-            for kh in range(KH):
-                for kw in range(0, KW, 3):
-                    line = moved(strip, (kh * dilation_h * columns + kw * dilation_w) * lanes)
-                    steps = stride_h * columns * lanes, stride_w * lanes, dilation_w * lanes
-                    out = moved(sums, (kh * KW + kw) * lanes)
-                    sum_taps(out, line, grads, height, OW, steps, KW - kw)
+            for c_block in range(c_blocks):
+                c = c_block * lanes
+                channels = min(lanes, C - c)
+                sums = moved(partial_sums, c_block * KH * KW * lanes)
+                pack_pixels(
+                    strip, lanes, moved(x, n * x_n + c * x_c), x_n, x_c, x_h, x_w, H, W, 1, strip_rows, columns,
+                    channels, oh * stride_h - top, -left,
+                )  # fmt: skip
+                pack_pixels(
+                    grads, lanes, moved(dy, n * y_n + c * y_c), y_n, y_c, y_h, y_w, OH, OW, 1, height, OW, channels,
+                    oh, 0,
+                )  # fmt: skip
+                for kh in range(KH):
+                    for kw in range(0, KW, 3):
+                        line = moved(strip, (kh * dilation_h * columns + kw * dilation_w) * lanes)
+                        steps = stride_h * columns * lanes, stride_w * lanes, dilation_w * lanes
+                        out = moved(sums, (kh * KW + kw) * lanes)
+                        sum_taps(out, line, grads, height, OW, steps, KW - kw)
 
 
 @NestKernel

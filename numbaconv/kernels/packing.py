@@ -312,6 +312,11 @@ def pack_pixels(strip, pitch, x, x_n, x_c, x_h, x_w, H, W, images, rows, columns
                             moved(line, u * pitch + c), pitch, moved(source, c * x_c + u), x_c,
                             min(lanes, channels - c), min(lanes, last - u),
                         )  # fmt: skip
+            elif x_c == 1:
+                copy_rows(
+                    moved(line, first * pitch), pitch, moved(source, first * x_w), x_w, last - first, 0, channels,
+                    channels,
+                )  # fmt: skip
             else:
                 for u in range(first, last):
                     copy_run(moved(line, u * pitch), moved(source, u * x_w), x_c, 0, channels, channels)
@@ -331,6 +336,9 @@ def unpack_pixels(pixels, pitch, columns, y, y_c, y_h, y_w, height, width, chann
             for w in range(0, width, lanes):
                 count = min(lanes, width - w)
                 transpose_block(moved(out, w), y_c, moved(source, w * pitch), pitch, count, channels)
+        elif y_c == 1 and channels == lanes and not accumulate:
+            for w in range(width):
+                vector_store(out, w * y_w, vector_load(source, w * pitch))
         else:
             for w in range(width):
                 write_run(moved(out, w * y_w), y_c, moved(source, w * pitch), channels, accumulate)

@@ -57,12 +57,12 @@ def plan_pass(plan: Plan, x: Strides, y: Strides, start: int, w: Strides, bias: 
     else:
         names = ("x", "dy", "bias", "dw")
         weight = Address("dw", start)
-        shares = max(1, min(g.N * row_blocks, -(-PIECES // blocks)))
+        shares = max(1, min(g.N * row_blocks, PIECES))
         buffers = {"partial": shares * blocks * g.KH * g.KW * lanes}
         launches = [
             _depthwise(kernel, count, ("x", "dy"), x, y, weight, w, None, shares, *shared)
             for kernel, count in (
-                (depthwise.depthwise_weight_grad, shares * blocks),
+                (depthwise.depthwise_weight_grad, shares),
                 (depthwise.add_depthwise_shares, blocks),
             )
         ]
