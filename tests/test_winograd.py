@@ -9,9 +9,9 @@ from numba import njit
 
 import numbaconv
 from numbaconv.kernels import tiling
+from numbaconv.kernels.product import MR, VECTORS, product
 from numbaconv.kernels.simd import pointer
 from numbaconv.kernels.winograd import algebra
-from numbaconv.kernels.winograd.product import MR, VECTORS, product
 from numbaconv.kernels.winograd.transforms import FILTER, GRAD, INPUT, OUTPUT, TAP, line, matrix_of
 from tests import oracle
 from tests.cases import CASES, Case, each_dtype, each_layout
@@ -97,7 +97,7 @@ def run_product(a, b, c, rows, vectors, depth, width, sizes, fresh):
         pointer(np.int64(b.ctypes.data), like),
         pointer(np.int64(c.ctypes.data), like),
     )
-    product(rows, vectors, depth, width, first, a_row, a_block, a_step, second, b_block, result, c_block, fresh)
+    product(rows, vectors, depth, width, first, a_row, a_block, a_step, second, b_block, result, LANES, c_block, fresh)
     return a[0], b[0], c[0]
 
 

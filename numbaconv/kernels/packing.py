@@ -103,13 +103,16 @@ def pack_strip(
     where batch > 1, i. row_a = (base_h + a * step_h) % stride_h is the remainder that tap a has, column_b likewise.
 
     So the output pixels of a block and what any tap of theirs reads are one and the same stretch of memory, moved by
-    a constant: each element is copied once, and not once for each tap. Room for lanes is needed behind a channel.
+    a constant: each element is copied once, and not once for each tap. Room for lanes is needed behind a channel; what
+    a tail reads there is 0, since numbers out of old memory may be subnormal, on which multiply-adds take 150 cycles.
     """
     lanes = lanes_of(strip)
     step = stride_w * x_w
     by_channel = batch == 1 and x_c == 1 and step != 1
     block = lanes if by_channel else 1
     plane = images * rows * columns * batch
+    for c in range(channels):
+        vector_store(strip, c * pitch + phases_h * phases_w * plane, vector_zero(strip))
     for a in range(phases_h):
         h = top + (base_h + a * step_h) % stride_h
         top_row, end_row = inside(h, stride_h, H, rows)
@@ -312,6 +315,9 @@ def pack_pixels(strip, pitch, x, x_n, x_c, x_h, x_w, H, W, images, rows, columns
                             moved(line, u * pitch + c), pitch, moved(source, c * x_c + u), x_c,
                             min(lanes, channels - c), min(lanes, last - u),
                         )  # fmt: skip
+            elif x_c == 1 and x_w == channels and pitch == channels:
+                whole = (last - first) * channels
+                copy_run(moved(line, first * pitch), moved(source, first * x_w), 1, 0, whole, whole)
             elif x_c == 1:
                 copy_rows(
                     moved(line, first * pitch), pitch, moved(source, first * x_w), x_w, last - first, 0, channels,
@@ -346,12 +352,14 @@ def unpack_pixels(pixels, pitch, columns, y, y_c, y_h, y_w, height, width, chann
 
 @njit(error_model="numpy")
 def pack_output_grad(panels, MR, dy, y_n, y_f, y_h, y_w, images, rows, columns, filters):
-    """panels[f // MR][((n * rows + oh) * columns + ow) * MR + f % MR] = dy[n, f, oh, ow]."""
+    """panels[f // MR][((n * rows + oh) * columns + ow) * MR + f % MR] = dy[n, f, oh, ow], and 0 up to whole panels."""
     lanes = lanes_of(panels)
     pixels = images * rows * columns
     height, width = (1, rows * columns) if y_h == columns * y_w else (rows, columns)
     for f in range(0, filters, MR):
         count = min(MR, filters - f)
+        if count < MR:
+            clear(moved(panels, f * pixels), pixels * MR)
         for n in range(images):
             for h in range(height):
                 out = moved(panels, f * pixels + (n * rows * columns + h * width) * MR)

@@ -15,12 +15,13 @@ from numba.core import config
 
 from ..geometry import Geometry
 from ..kernels import bias_grad, forward, input_grad, loops, tiling, weight_grad
+from ..kernels import channels_last as channels_last_kernels
 from ..kernels import depthwise as depthwise_kernels
 from ..kernels.forward import Product
 from ..kernels.launch import Address, Launch, Program, entry_point
 from ..kernels.winograd import forward as winograd_forward
 from ..kernels.winograd import weight_grad as winograd_weight_grad
-from . import depthwise, direct, winograd
+from . import channels_last, depthwise, direct, winograd
 from .base import PARALLEL_BYTES, Axes, Plan, Strides
 
 __all__ = [
@@ -216,7 +217,11 @@ def _plan_products(plan: Plan, products: list[Product], names: tuple[str, ...]) 
     if not products:
         program = Program([], names, {}, 0, plan.dtype, False)
         return replace(plan, reason="nothing to compute", program=program)
-    plan_it = winograd.plan_products if plan.algorithm == "winograd" else direct.plan_products
+    plan_it = direct.plan_products
+    if plan.algorithm == "winograd":
+        plan_it = winograd.plan_products
+    elif channels_last.fits(plan.axes, products[0].F, plan.dtype):
+        plan_it = channels_last.plan_products
     return plan_it(plan, products, names)
 
 
@@ -237,6 +242,8 @@ def kernels() -> list[tuple[str, Callable[[np.dtype], object]]]:
     nests = (
         forward.pack_weight,
         forward.forward,
+        channels_last_kernels.pack_vectors,
+        channels_last_kernels.channels_last,
         weight_grad.weight_grad,
         weight_grad.add_shares,
         bias_grad.bias_grad,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from ..arrays import Array
 from ..geometry import Geometry
 from ..kernels import loops, tiling
-from ..kernels.launch import Program
+from ..kernels.forward import Product
+from ..kernels.launch import Address, Program
 
 Strides = tuple[int, int, int, int]
 Axes = tuple[int, int, int, int]
@@ -108,3 +109,21 @@ def round_up(value: int, multiple: int) -> int:
 def even_blocks(extent: int, most: int, multiple: int = 1) -> int:
     """The size of blocks that cut an extent evenly: about `most` at most, and a multiple."""
     return max(1, round_up(-(-extent // max(1, -(-extent // max(1, most)))), multiple))
+
+
+def upright(p: Product) -> Product:
+    """The same problem with taps that walk forwards: the input gradient's do on the turned kernel."""
+    if min(p.dilation) > 0:
+        return p
+    _, _, _, w_kh, w_kw = p.w_strides
+    start, offset = p.weight.offset, list(p.offset)
+    for axis, (taps, stride) in enumerate(((p.KH, w_kh), (p.KW, w_kw))):
+        start += max(0, taps - 1) * stride
+        offset[axis] += max(0, taps - 1) * p.dilation[axis]
+    return replace(
+        p,
+        weight=Address(p.weight.name, start),
+        w_strides=(*p.w_strides[:3], -w_kh, -w_kw),
+        offset=(offset[0], offset[1]),
+        dilation=(-p.dilation[0], -p.dilation[1]),
+    )

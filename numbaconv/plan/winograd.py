@@ -10,10 +10,10 @@ from numba.core import config
 from ..geometry import LAYOUTS, Geometry
 from ..kernels import tiling
 from ..kernels.forward import Product
-from ..kernels.launch import Address, Program
+from ..kernels.launch import Program
 from ..kernels.winograd import forward, weight_grad
 from ..kernels.winograd.algebra import TAPS
-from .base import PARALLEL_FLOPS, PIECES, Axes, Plan, Strides, even_blocks, round_up
+from .base import PARALLEL_FLOPS, PIECES, Axes, Plan, Strides, even_blocks, round_up, upright
 
 # Scratch of all workers is at most 8 MiB, an eighth of it for pixels on their way. y and dx make their blocks smaller
 # where there are many threads, which moves no sum; dw cannot, and starts fewer workers.
@@ -131,9 +131,9 @@ def _block(N: int, C: int, F: int, OH: int, OW: int, dtype: np.dtype) -> forward
     KC = round_up(max(1, C), lanes) if keeps >= C else even_blocks(C, KC_BLOCK_BYTES // dtype.itemsize, lanes)
     threads: int = config.NUMBA_NUM_THREADS
     budget = min(FORWARD_BYTES, TOTAL_BYTES * 7 // 8 // threads) // dtype.itemsize // n**2
-    most = max(2 * tiling.WINOGRAD_MR, (budget - FB * KC) // (FB + KC))
+    most = max(2 * tiling.FILTERS_MR, (budget - FB * KC) // (FB + KC))
     images, rows, columns = _tile_block(N, -(-OH // m), -(-OW // m), most)
-    capacity = round_up(images * rows * columns, tiling.WINOGRAD_MR)
+    capacity = round_up(images * rows * columns, tiling.FILTERS_MR)
     return forward.Blocking(
         m=m,
         KC=KC,
@@ -190,15 +190,7 @@ def block_weight_grad(g: Geometry, dtype: np.dtype) -> weight_grad.Blocking:
 def plan_products(plan: Plan, products: list[Product], names: tuple[str, ...]) -> Plan:
     """Plan of y or dx, one dense problem of 3 x 3 taps."""
     dtype = plan.dtype
-    (p,) = products
-    if p.dilation[0] < 0:  # the input gradient walks the taps backwards: forwards over the turned kernel
-        _, _, _, w_kh, w_kw = p.w_strides
-        p = replace(
-            p,
-            weight=Address(p.weight.name, p.weight.offset + (TAPS - 1) * (w_kh + w_kw)),
-            w_strides=(*p.w_strides[:3], -w_kh, -w_kw),
-            offset=(p.offset[0] - (TAPS - 1), p.offset[1] - (TAPS - 1)),
-        )
+    p = upright(*products)
     b = block_product(p, dtype)
     parallel = plan.geometry.flops >= PARALLEL_FLOPS
     program = Program([forward.launch(p, b)], names, {}, b.scratch, dtype, parallel, TOTAL_BYTES)
@@ -226,5 +218,5 @@ def _finish(plan: Plan, program: Program, blocks: dict[str, int], b: forward.Blo
         f"F({TAPS} x {TAPS}, {b.m} x {b.m})" if plan.name == "weight gradient" else f"F({b.m} x {b.m}, {TAPS} x {TAPS})"
     )
     lanes = tiling.lanes(plan.dtype.itemsize)
-    tile = tiling.WINOGRAD_MR, tiling.WINOGRAD_VECTORS * lanes
+    tile = tiling.FILTERS_MR, tiling.FILTERS_VECTORS * lanes
     return replace(plan, reason=f"{name}; {plan.reason}", program=program, blocks=blocks, tile=tile)

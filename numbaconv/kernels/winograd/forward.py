@@ -19,9 +19,10 @@ from math import prod
 
 from ..forward import Product
 from ..launch import Address, Launch, NestKernel
+from ..packing import clear
+from ..product import product
 from ..simd import claim, lanes_of, moved, pointer, unpacked
 from .algebra import TAPS
-from .product import product
 from .transforms import INPUT, make_filter_transform, make_output_transform, make_tile_transform
 
 
@@ -102,6 +103,8 @@ def make_kernel(m):
         h_blocks, w_blocks = (tile_rows + rows - 1) // rows, (tile_columns + columns - 1) // columns
         blocks = (N + images - 1) // images * h_blocks * w_blocks
         f_blocks = (F + FB - 1) // FB
+        # Register tiles read a few tiles behind the last one: 0, and not what was in old memory.
+        clear(V, n * n * v_plane)
         packed = -1  # what U holds: group and block of filters
         while True:
             piece = claim(arguments)
@@ -133,7 +136,7 @@ def make_kernel(m):
                         here * height * width, (filters + lanes - 1) // lanes, channels, lanes,
                         moved(V, position * v_plane), lanes, capacity * lanes, 1,
                         moved(U, position * u_plane), KC * lanes,
-                        moved(M, position * m_plane), capacity * lanes, c == 0,
+                        moved(M, position * m_plane), lanes, capacity * lanes, c == 0,
                     )  # fmt: skip
             transform_output(
                 M, m_plane, capacity * lanes, strip, lines, (moved(bias, f * bias_f), bias_f, bias_address != 0),

@@ -13,7 +13,7 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-from ..packing import pack_pixels, unpack_pixels
+from ..packing import clear, pack_pixels, unpack_pixels
 from ..simd import (
     Vector,
     emit_load,
@@ -144,6 +144,8 @@ def make_tile_transform(kind, m, size):
         lanes = lanes_of(strip)
         height, width = (rows - 1) * m + size, (columns - 1) * m + size
         for c in range(0, channels, lanes):
+            if channels - c < lanes:  # numbers out of old memory may be subnormal, and slow
+                clear(strip, images * height * width * lanes)
             pack_pixels(
                 strip, lanes, moved(x, c * x_c), x_n, x_c, x_h, x_w, H, W, images, height, width,
                 min(lanes, channels - c), top, left,
@@ -178,6 +180,8 @@ def make_filter_transform(m):
         taps = TAPS * TAPS
         lines = moved(stage, channels * taps * lanes)
         for r in range(0, rows, lanes):
+            if rows - r < lanes:
+                clear(stage, channels * taps * lanes)
             block = moved(destination, r // lanes * block_pitch)
             pack_filters(stage, moved(weight, r * w_row), w_row, w_channel, w_kh, w_kw, min(lanes, rows - r), channels)
             for c in range(channels):

@@ -1,0 +1,67 @@
+"""The product with filters in the vector: c[r, i] += sum over k < depth of a[r, k] * b[k, i], on the register tile.
+
+The vectors of b and c lie apart: b[k, i] at i // lanes * b_block + k * lanes + i % lanes, and c[r, i] at r * c_row +
+i // lanes * c_block + i % lanes. a[r, k] is broadcast, from r * a_row + k // width * a_block + k % width * a_step,
+width >= 1. The sum of an element runs over k in order, in one accumulator, whatever tile it falls into.
+"""
+
+from numba import njit
+
+from . import tiling
+from .simd import lanes_of, moved, tile_load, tile_multiply_add, tile_store, tile_zero
+
+MR = tiling.FILTERS_MR
+VECTORS = tiling.FILTERS_VECTORS
+
+
+def make_micro_kernel(rows, vectors):
+    """Micro-kernel of a tile of `rows` x `vectors` vectors; the tile stays in registers."""
+
+    @njit(error_model="numpy")
+    def micro_kernel(depth, width, a, a_row, a_block, a_step, b, b_block, c, c_row, c_block, fresh):
+        lanes = lanes_of(c)
+        tile = tile_zero(c, rows, vectors) if fresh else tile_load(c, c_row, c_block, rows, vectors)
+        for start in range(0, depth, width):
+            column = a
+            for _ in range(min(width, depth - start)):
+                tile = tile_multiply_add(tile, column, a_row, b, b_block)
+                column = moved(column, a_step)
+                b = moved(b, lanes)
+            a = moved(a, a_block)
+        tile_store(c, c_row, c_block, tile)
+
+    return micro_kernel
+
+
+micro_wide, micro_1 = make_micro_kernel(MR, VECTORS), make_micro_kernel(MR, 1)
+micro_2 = make_micro_kernel(MR, 2) if VECTORS > 2 else micro_wide
+# The last rows: a tile of 4, so that 16 tiles of a small map cost 16 rows on 6 as on 8.
+tail_wide, tail_1 = make_micro_kernel(4, VECTORS), make_micro_kernel(4, 1)
+tail_2 = make_micro_kernel(4, 2) if VECTORS > 2 else tail_wide
+
+
+@njit(error_model="numpy")
+def product(rows, vectors, depth, width, a, a_row, a_block, a_step, b, b_block, c, c_row, c_block, fresh):
+    """c[:rows, :vectors * lanes] (= if fresh, else +=) the product; c and a have room for rows rounded up to MR."""
+    i = 0
+    while i < vectors:  # b of a tile stays in L1
+        left = vectors - i
+        step = VECTORS if left >= VECTORS else min(left, 2)
+        right = moved(b, i * b_block)
+        for r in range(0, rows, MR):
+            top = moved(a, r * a_row)
+            out = moved(c, i * c_block + r * c_row)
+            if rows - r > 4:
+                if step == VECTORS:
+                    micro_wide(depth, width, top, a_row, a_block, a_step, right, b_block, out, c_row, c_block, fresh)
+                elif step == 2:
+                    micro_2(depth, width, top, a_row, a_block, a_step, right, b_block, out, c_row, c_block, fresh)
+                else:
+                    micro_1(depth, width, top, a_row, a_block, a_step, right, b_block, out, c_row, c_block, fresh)
+            elif step == VECTORS:
+                tail_wide(depth, width, top, a_row, a_block, a_step, right, b_block, out, c_row, c_block, fresh)
+            elif step == 2:
+                tail_2(depth, width, top, a_row, a_block, a_step, right, b_block, out, c_row, c_block, fresh)
+            else:
+                tail_1(depth, width, top, a_row, a_block, a_step, right, b_block, out, c_row, c_block, fresh)
+        i += step

@@ -1,0 +1,127 @@
+"""Blocks of the forward nest in NHWC, from the shape alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import prod
+
+import numpy as np
+
+from ..geometry import LAYOUTS
+from ..kernels import channels_last, tiling
+from ..kernels.forward import Product
+from ..kernels.launch import Program
+from .base import PARALLEL_FLOPS, PIECES, Axes, Plan, even_blocks, round_up, upright
+
+# Output pixels of a block: their sums for MC filters are at most 192 KiB.
+PIXELS_BYTES = 192 * 4
+# What a product is deep, so that its part of the weight, times a register tile, stays in L1.
+DEPTH_BYTES = 192 * 4
+
+
+def fits(axes: Axes, F: int, dtype: np.dtype) -> bool:
+    """Whether the layout is NHWC, and the filters of a group fill half a vector."""
+    return axes == LAYOUTS["NHWC"] and 2 * F >= tiling.lanes(dtype.itemsize)
+
+
+def block(p: Product, dtype: np.dtype) -> channels_last.Blocking:
+    """Blocks of one dense problem whose taps walk forwards."""
+    lanes = tiling.lanes(dtype.itemsize)
+    line = 64 // dtype.itemsize
+    MC = round_up(even_blocks(p.F, tiling.MC), lanes)
+    KC = even_blocks(p.KW * p.C, DEPTH_BYTES // dtype.itemsize)
+    f_blocks = p.groups * -(-p.F // MC)
+    most = PIXELS_BYTES // dtype.itemsize
+    room = tiling.PANEL_BYTES // dtype.itemsize  # for the strip
+    reach_h = p.reach(0)
+    between = max(1, -(-((p.KW - 1) * p.dilation[1] + 1) // p.stride[1])) - 1
+
+    def strip(images: int, rows: int, columns: int) -> int:
+        width = (columns + between) * p.stride[1]
+        return p.phases(0) * images * (rows + reach_h) * width * p.C + lanes
+
+    flat = _one_run(p)
+    images = rows = 1
+    if flat:
+        pixels = p.N * p.OH * p.OW
+        wanted = -(-pixels // -(-PIECES // f_blocks))
+        columns = max(1, min(most, wanted, room // max(1, p.C)) // tiling.FILTERS_MR) * tiling.FILTERS_MR
+    else:
+        columns = even_blocks(p.OW, most)
+        while columns > 1 and strip(1, 1, columns) > room:
+            columns = -(-columns // 2)
+        rows = even_blocks(p.OH, max(1, most // (columns + between))) if columns == p.OW else 1
+        while rows > 1 and strip(1, rows, columns) > room:
+            rows = -(-rows // 2)
+        if (rows, columns) == (p.OH, p.OW):
+            at_most = max(1, most // ((rows + reach_h) * (columns + between)))
+            images = even_blocks(p.N, min(at_most, max(1, room // strip(1, rows, columns))))
+        pieces = f_blocks * -(-p.OH // rows) * -(-p.OW // columns)
+        while pieces * -(-p.N // images) < PIECES and images > 1:
+            images = -(-images // 2)
+        while f_blocks * p.N * -(-p.OH // rows) * -(-p.OW // columns) < PIECES and rows > 4:
+            rows = -(-rows // 2)
+    pitch = (MC // line | 1) * line if MC >= line else MC
+    pixels_of_sums = (images * (rows + reach_h)) * (columns + between)
+    return channels_last.Blocking(
+        MC=MC,
+        KC=KC,
+        images=images,
+        rows=rows,
+        columns=columns,
+        flat=flat,
+        row=columns + between,
+        strip=round_up(strip(images, rows, columns) + tiling.FILTERS_MR * p.stride[1] * p.C, line),
+        pitch=pitch,
+        sums=round_up(pixels_of_sums, tiling.FILTERS_MR) * pitch,
+    )
+
+
+def plan_products(plan: Plan, products: list[Product], names: tuple[str, ...]) -> Plan:
+    """Plan of dense problems that run one after the other."""
+    dtype = plan.dtype
+    lanes = tiling.lanes(dtype.itemsize)
+    products = [_every_row_and_column(upright(p)) for p in products]
+    blocks = [block(p, dtype) for p in products]
+    launches, panels = [], 0
+    for p, b in zip(products, blocks, strict=True):
+        launches += channels_last.launches(p, b, lanes)
+        panels = max(panels, channels_last.panel_elements(p, lanes))
+    scratch = max(b.scratch for b in blocks)
+    parallel = plan.geometry.flops >= PARALLEL_FLOPS
+    program = Program(launches, names, {"panels": panels}, scratch, dtype, parallel)
+    b = blocks[0]
+    sizes = {"filters": b.MC, "images": b.images, "rows": b.rows, "columns": b.columns}
+    if plan.name != "forward":
+        sizes = {"channels": b.MC, "phases": len(products), "images": b.images, "rows": b.rows, "columns": b.columns}
+    tile = tiling.FILTERS_MR, tiling.FILTERS_VECTORS * lanes
+    return replace(plan, reason=f"{plan.reason}; channels last", program=program, blocks=sizes, tile=tile)
+
+
+def _every_row_and_column(p: Product) -> Product:
+    """A kernel of one row or column skips what its stride skips: stride 1 on every stride-th pixel."""
+    strides, extents, stride = list(p.x_strides), [p.H, p.W], list(p.stride)
+    for axis, taps in enumerate((p.KH, p.KW)):
+        if taps == 1 and p.offset[axis] == 0 and stride[axis] > 1:
+            extents[axis] = -(-extents[axis] // stride[axis])
+            strides[2 + axis] *= stride[axis]
+            stride[axis] = 1
+    return replace(
+        p,
+        x_strides=(strides[0], strides[1], strides[2], strides[3]),
+        H=extents[0],
+        W=extents[1],
+        stride=(stride[0], stride[1]),
+    )
+
+
+def _one_run(p: Product) -> bool:
+    """Whether a 1 x 1 kernel sees pixels at one distance from each other, in x and in y, over all rows and images."""
+    same = p.KH == p.KW == 1 and p.stride == (1, 1) and p.offset == (0, 0) and (p.H, p.W) == (p.OH, p.OW)
+    x_n, _, x_h, x_w = p.x_strides
+    y_n, _, y_h, y_w = p.y_strides
+    runs = all(
+        (h == p.OW * w or p.OH == 1) and (n == p.OH * p.OW * w or p.N == 1)
+        for n, h, w in ((x_n, x_h, x_w), (y_n, y_h, y_w))
+    )
+    return same and runs and prod((p.N, p.OH, p.OW)) > 0
