@@ -211,11 +211,10 @@ def channels_last(scratch, arguments, worker):
                 b = moved(b, depth * lanes)
         if fresh:  # no taps or no channels: the sum of nothing
             product(count, vectors, 0, 1, strip, 0, 0, 0, b, 0, sums, pitch, lanes, True)
-        for image in range(depth_n):
-            unpack_pixels(
-                moved(sums, image * strip_rows * row_pixels * pitch), pitch, row_pixels, moved(out, image * y_n), y_f,
-                y_h, y_w, height, width, filters, accumulate,
-            )  # fmt: skip
+        unpack_pixels(
+            sums, pitch, strip_rows * row_pixels * pitch, row_pixels, out, y_n, y_f, y_h, y_w, depth_n, height, width,
+            filters, accumulate,
+        )  # fmt: skip
 
 
 @njit(error_model="numpy")

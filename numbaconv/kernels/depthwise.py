@@ -130,7 +130,7 @@ def depthwise_forward(scratch, arguments, worker):
                 (0, 1, KH, i * stride_h, dilation_h), (0, 1, KW, 0, dilation_w), start,
             )  # fmt: skip
         out = moved(y, n * y_n + c * y_c + oh * y_h)
-        unpack_pixels(sums, lanes, OW, out, y_c, y_h, y_w, height, OW, channels, accumulate)
+        unpack_pixels(sums, lanes, 0, OW, out, 0, y_c, y_h, y_w, 1, height, OW, channels, accumulate)
 
 
 @njit(error_model="numpy")
@@ -207,7 +207,7 @@ def depthwise_input_grad(scratch, arguments, worker):
                     taps, KW, vertical, horizontal, vector_zero(scratch),
                 )  # fmt: skip
         out = moved(dx, n * x_n + c * x_c + first * x_h)
-        unpack_pixels(sums, lanes, W, out, x_c, x_h, x_w, height, W, channels, accumulate)
+        unpack_pixels(sums, lanes, 0, W, out, 0, x_c, x_h, x_w, 1, height, W, channels, accumulate)
 
 
 @njit(error_model="numpy")

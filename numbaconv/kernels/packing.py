@@ -66,6 +66,14 @@ def clear(destination, count):
 
 
 @njit(error_model="numpy")
+def clear_first(destination, count):
+    """destination[i] = 0 for i < count, and nothing else."""
+    lanes = lanes_of(destination)
+    for i in range(0, count, lanes):
+        vector_store_first(destination, i, vector_zero(destination), min(lanes, count - i))
+
+
+@njit(error_model="numpy")
 def inside(start, step, extent, count):
     """(first, last): the i < count with 0 <= start + i * step < extent are first <= i < last. step > 0."""
     if step == 1:  # a division costs as much as the run of a small image
@@ -299,6 +307,24 @@ def pack_pixels(strip, pitch, x, x_n, x_c, x_h, x_w, H, W, images, rows, columns
     """
     lanes = lanes_of(strip)
     first, last = inside(left, 1, W, columns)
+    if x_n == 1 and x_c != 1 and images > 1:  # images lie side by side, and are turned against channels
+        image = rows * columns * pitch
+        for v in range(rows):
+            outside = not 0 <= top + v < H
+            for u in range(columns):
+                pixel = moved(strip, (v * columns + u) * pitch)
+                if outside or u < first or u >= last:
+                    for n in range(images):
+                        clear_first(moved(pixel, n * image), channels)
+                    continue
+                source = moved(x, (top + v) * x_h + (left + u) * x_w)
+                for c in range(0, channels, lanes):
+                    for n in range(0, images, lanes):
+                        transpose_block(
+                            moved(pixel, n * image + c), image, moved(source, c * x_c + n), x_c,
+                            min(lanes, channels - c), min(lanes, images - n),
+                        )  # fmt: skip
+        return
     for n in range(images):
         for v in range(rows):
             line = moved(strip, (n * rows + v) * columns * pitch)
@@ -330,24 +356,55 @@ def pack_pixels(strip, pitch, x, x_n, x_c, x_h, x_w, H, W, images, rows, columns
 
 
 @njit(error_model="numpy")
-def unpack_pixels(pixels, pitch, columns, y, y_c, y_h, y_w, height, width, channels, accumulate):
-    """y[c, h, w] (+)= pixels[(h * columns + w) * pitch + c] for h < height, w < width, c < channels."""
+def unpack_pixels(pixels, pitch, image, columns, y, y_n, y_c, y_h, y_w, images, height, width, channels, accumulate):
+    """y[n, c, h, w] (+)= pixels[n * image + (h * columns + w) * pitch + c].
+
+    For n < images, c < channels, h < height, w < width.
+    """
     lanes = lanes_of(pixels)
+    if y_n == 1 and y_c != 1 and images > 1 and not accumulate:
+        for h in range(height):
+            for w in range(width):
+                out = moved(y, h * y_h + w * y_w)
+                source = moved(pixels, (h * columns + w) * pitch)
+                for c in range(0, channels, lanes):
+                    for n in range(0, images, lanes):
+                        transpose_block(
+                            moved(out, c * y_c + n), y_c, moved(source, n * image + c), image,
+                            min(lanes, images - n), min(lanes, channels - c),
+                        )  # fmt: skip
+        return
     if width == columns and y_h == columns * y_w:
         height, width = 1, height * width
-    for h in range(height):
-        out = moved(y, h * y_h)
-        source = moved(pixels, h * columns * pitch)
-        if y_w == 1 and y_c != 1 and not accumulate:
-            for w in range(0, width, lanes):
-                count = min(lanes, width - w)
-                transpose_block(moved(out, w), y_c, moved(source, w * pitch), pitch, count, channels)
-        elif y_c == 1 and channels == lanes and not accumulate:
-            for w in range(width):
-                vector_store(out, w * y_w, vector_load(source, w * pitch))
-        else:
-            for w in range(width):
-                write_run(moved(out, w * y_w), y_c, moved(source, w * pitch), channels, accumulate)
+    for n in range(images):
+        for h in range(height):
+            out = moved(y, n * y_n + h * y_h)
+            source = moved(pixels, n * image + h * columns * pitch)
+            if y_w == 1 and y_c != 1:
+                for w in range(0, width, lanes):
+                    count = min(lanes, width - w)
+                    if accumulate:  # by columns of one channel, which lie together in y
+                        for c in range(channels):
+                            add_column(moved(out, c * y_c + w), moved(source, w * pitch + c), pitch, count)
+                        continue
+                    for c in range(0, channels, lanes):
+                        transpose_block(
+                            moved(out, c * y_c + w), y_c, moved(source, w * pitch + c), pitch, count,
+                            min(lanes, channels - c),
+                        )  # fmt: skip
+            elif y_c == 1 and channels == lanes and not accumulate:
+                for w in range(width):
+                    vector_store(out, w * y_w, vector_load(source, w * pitch))
+            else:
+                for w in range(width):
+                    write_run(moved(out, w * y_w), y_c, moved(source, w * pitch), channels, accumulate)
+
+
+@njit(error_model="numpy")
+def add_column(destination, source, step, count):
+    """destination[i] += source[i * step] for i < count."""
+    for i in range(count):
+        store(destination, i, load(destination, i) + load(source, i * step))
 
 
 @njit(error_model="numpy")
@@ -360,6 +417,17 @@ def pack_output_grad(panels, MR, dy, y_n, y_f, y_h, y_w, images, rows, columns, 
         count = min(MR, filters - f)
         if count < MR:
             clear(moved(panels, f * pixels), pixels * MR)
+        if y_n == 1 and y_f != 1 and images > 1:  # images lie side by side, and are turned against filters
+            for h in range(rows):
+                for w in range(columns):
+                    out = moved(panels, f * pixels + (h * columns + w) * MR)
+                    source = moved(dy, f * y_f + h * y_h + w * y_w)
+                    for n in range(0, images, lanes):
+                        transpose_block(
+                            moved(out, n * rows * columns * MR), rows * columns * MR, moved(source, n), y_f, count,
+                            min(lanes, images - n),
+                        )  # fmt: skip
+            continue
         for n in range(images):
             for h in range(height):
                 out = moved(panels, f * pixels + (n * rows * columns + h * width) * MR)

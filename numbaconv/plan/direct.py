@@ -7,11 +7,11 @@ from math import prod
 
 import numpy as np
 
-from ..geometry import Geometry
+from ..geometry import LAYOUTS, Geometry
 from ..kernels import forward, tiling, weight_grad
 from ..kernels.forward import Product
 from ..kernels.launch import Program
-from .base import PARALLEL_FLOPS, PIECES, Plan, Strides, even_blocks, round_up
+from .base import PARALLEL_FLOPS, PIECES, Axes, Plan, Strides, even_blocks, round_up
 
 # Multiply-adds that cost as much as copying a row of the taps of a pixel beside the other rows.
 GATHERING_COST = 8
@@ -96,7 +96,7 @@ def _output_block(
     return images, rows, columns
 
 
-def block_weight_grad(g: Geometry, dtype: np.dtype) -> weight_grad.Blocking:
+def block_weight_grad(g: Geometry, dtype: np.dtype, axes: Axes) -> weight_grad.Blocking:
     """Blocks of the weight-gradient nest, from the shape alone."""
     lanes = tiling.lanes(dtype.itemsize)
     # The strip and the panels of dy share the scratch of a worker; gathered taps take a half of the strip's part.
@@ -120,14 +120,16 @@ def block_weight_grad(g: Geometry, dtype: np.dtype) -> weight_grad.Blocking:
     if gathers:
         depth = max(1, min(depth, budget // 2 // (kernel * lanes)))
         budget //= 2
+    # Where the batch lies together, a vector of images first.
+    images = min(g.N, lanes) if axes == LAYOUTS["HWCN"] and g.N > 0 else 1
+    depth = max(1, depth // images)
     columns = min(g.OW, depth)
-    while columns > 1 and strip(1, 1, columns) > budget:
+    while columns > 1 and strip(images, 1, columns) > budget:
         columns = -(-columns // 2)
     rows = max(1, min(g.OH, depth // columns))
-    while rows > 1 and strip(1, rows, columns) > budget:
+    while rows > 1 and strip(images, rows, columns) > budget:
         rows -= 1
-    images = 1
-    if rows == g.OH and columns == g.OW:
+    if rows == g.OH and columns == g.OW and images == 1:
         images = max(1, min(g.N, depth // (rows * columns)))
         while images > 1 and strip(images, rows, columns) > budget:
             images -= 1
@@ -166,7 +168,7 @@ def plan_weight_grad(plan: Plan, x: Strides, y: Strides, start: int, w: Strides,
     seen = _without_gaps(g)
     if seen is not g:
         x = (x[0], x[1], x[2] * g.stride[0] // seen.stride[0], x[3] * g.stride[1] // seen.stride[1])
-    blocking = block_weight_grad(seen, dtype)
+    blocking = block_weight_grad(seen, dtype, plan.axes)
     buffers = {"partial": weight_grad.partial_elements(seen, blocking)}
     scratch = max(blocking.scratch, g.KH * g.KW * tiling.lanes(dtype.itemsize))
     launches = weight_grad.launches(seen, x, y, start, w, blocking, plan.accumulate)

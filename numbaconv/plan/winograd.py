@@ -53,6 +53,9 @@ def grad_variant(OH: int, OW: int) -> int:
     return variant(OH * OW, OH, OW, 49)
 
 
+# Images of a block in HWCN, where they lie side by side.
+IMAGES = 16
+
 # -- what it costs -----------------------------------------------------------------------------------
 
 # In multiply-adds of a vector. Product: what a multiply-add costs, with the way of its sums to memory and back.
@@ -61,8 +64,8 @@ PRODUCT = 1.3
 INPUT, FILTERS, OUTPUT, TAPS_COST = 9.0, 10.0, 8.0, 12.0
 # In channels-last layouts there is nothing to turn.
 LAST = 0.6
-# In HWCN the channels of a pixel are N elements apart.
-BATCH_LAST = 2.5
+# In HWCN pixels are turned one by one.
+BATCH_LAST = 1.5
 # Direct: a multiply-add, and packing a vector of the panel.
 DIRECT, PACKING = 1.15, 3.0
 
@@ -79,7 +82,7 @@ def expected_ratio(name: str, g: Geometry, dtype: np.dtype, axes: Axes) -> float
     pixels = N * OH * OW
     if name == "weight gradient":
         m = grad_variant(OH, OW)
-        grad = block_weight_grad(g, dtype)
+        grad = block_weight_grad(g, dtype, axes)
         tiles = N * -(-OH // m) * -(-OW // m)
         work = PRODUCT * tiles * round_up(F, 4) * CV
         work += turning * INPUT * tiles * (CV * -(-F // grad.FB) + 0.7 * FV * -(-C // grad.CB))
@@ -89,7 +92,7 @@ def expected_ratio(name: str, g: Geometry, dtype: np.dtype, axes: Axes) -> float
         )
     else:
         m = forward_variant(C, OH, OW)
-        b = _block(N, C, F, OH, OW, dtype)
+        b = _block(N, C, F, OH, OW, dtype, axes)
         tiles = N * -(-OH // m) * -(-OW // m)
         blocks = tiles / (b.images * b.rows * b.columns)
         work = PRODUCT * round_up(tiles, 4) * C * FV
@@ -107,8 +110,15 @@ def _odd(vectors: int, lanes: int) -> int:
     return (vectors | 1) * lanes
 
 
-def _tile_block(N: int, rows: int, columns: int, most: int) -> tuple[int, int, int]:
-    """(images, rows, columns) of a block of at most `most` tiles: images, or else the largest part of one."""
+def _tile_block(N: int, rows: int, columns: int, most: int, batch_last: bool) -> tuple[int, int, int]:
+    """(images, rows, columns) of a block of at most `most` tiles: images where they fit, or else a part of one.
+
+    Where the batch lies together, a vector of images first.
+    """
+    if batch_last:
+        images = even_blocks(N, min(most, IMAGES))
+        _, height, width = _tile_block(1, rows, columns, most // images, False)
+        return images, height, width
     if rows * columns <= most:
         return even_blocks(N, most // (rows * columns)), rows, columns
     widths = {even_blocks(columns, most // parts) for parts in range(1, most + 1)}
@@ -117,12 +127,12 @@ def _tile_block(N: int, rows: int, columns: int, most: int) -> tuple[int, int, i
     return 1, *max(blocks, key=lambda block: rows * columns / (-(-rows // block[0]) * -(-columns // block[1])))
 
 
-def block_product(p: Product, dtype: np.dtype) -> forward.Blocking:
+def block_product(p: Product, dtype: np.dtype, axes: Axes) -> forward.Blocking:
     """Blocks of y or dx."""
-    return _block(p.N, p.C, p.F, p.OH, p.OW, dtype)
+    return _block(p.N, p.C, p.F, p.OH, p.OW, dtype, axes)
 
 
-def _block(N: int, C: int, F: int, OH: int, OW: int, dtype: np.dtype) -> forward.Blocking:
+def _block(N: int, C: int, F: int, OH: int, OW: int, dtype: np.dtype, axes: Axes) -> forward.Blocking:
     lanes = tiling.lanes(dtype.itemsize)
     m = forward_variant(C, OH, OW)
     n = m + TAPS - 1
@@ -132,7 +142,7 @@ def _block(N: int, C: int, F: int, OH: int, OW: int, dtype: np.dtype) -> forward
     threads: int = config.NUMBA_NUM_THREADS
     budget = min(FORWARD_BYTES, TOTAL_BYTES * 7 // 8 // threads) // dtype.itemsize // n**2
     most = max(2 * tiling.FILTERS_MR, (budget - FB * KC) // (FB + KC))
-    images, rows, columns = _tile_block(N, -(-OH // m), -(-OW // m), most)
+    images, rows, columns = _tile_block(N, -(-OH // m), -(-OW // m), most, axes == LAYOUTS["HWCN"])
     capacity = round_up(images * rows * columns, tiling.FILTERS_MR)
     return forward.Blocking(
         m=m,
@@ -150,7 +160,7 @@ def _block(N: int, C: int, F: int, OH: int, OW: int, dtype: np.dtype) -> forward
     )
 
 
-def block_weight_grad(g: Geometry, dtype: np.dtype) -> weight_grad.Blocking:
+def block_weight_grad(g: Geometry, dtype: np.dtype, axes: Axes) -> weight_grad.Blocking:
     """Blocks of dw."""
     lanes = tiling.lanes(dtype.itemsize)
     N, C, F = max(1, g.N), max(1, g.C // g.groups), g.F // g.groups
@@ -160,7 +170,7 @@ def block_weight_grad(g: Geometry, dtype: np.dtype) -> weight_grad.Blocking:
     CB = even_blocks(C, FB_BYTES // dtype.itemsize, lanes)
     most = max(4, (GRAD_BYTES // dtype.itemsize // n**2 - FB * CB) // (FB + CB))
     tile_rows, tile_columns = -(-g.OH // m), -(-g.OW // m)
-    images, rows, columns = _tile_block(N, tile_rows, tile_columns, most)
+    images, rows, columns = _tile_block(N, tile_rows, tile_columns, most, axes == LAYOUTS["HWCN"])
     blocks = -(-N // images) * -(-tile_rows // rows) * -(-tile_columns // columns)
     pieces = g.groups * -(-F // FB) * -(-C // CB)
     filters = _odd(FB // lanes, lanes)
@@ -191,7 +201,7 @@ def plan_products(plan: Plan, products: list[Product], names: tuple[str, ...]) -
     """Plan of y or dx, one dense problem of 3 x 3 taps."""
     dtype = plan.dtype
     p = upright(*products)
-    b = block_product(p, dtype)
+    b = block_product(p, dtype, plan.axes)
     parallel = plan.geometry.flops >= PARALLEL_FLOPS
     program = Program([forward.launch(p, b)], names, {}, b.scratch, dtype, parallel, TOTAL_BYTES)
     blocks = {"filters": b.FB, "channels": b.KC}
@@ -203,7 +213,7 @@ def plan_products(plan: Plan, products: list[Product], names: tuple[str, ...]) -
 def plan_weight_grad(plan: Plan, x: Strides, y: Strides, start: int, w: Strides, names: tuple[str, ...]) -> Plan:
     """Plan of dw, which begins at element `start`; strides count elements of x, dy and dw."""
     g, dtype = plan.geometry, plan.dtype
-    b = block_weight_grad(g, dtype)
+    b = block_weight_grad(g, dtype, plan.axes)
     launches = weight_grad.launches(g, x, y, start, w, b, plan.accumulate)
     scratch = max(b.scratch, TAPS**2 * tiling.lanes(dtype.itemsize))
     buffers = {"partial": weight_grad.partial_elements(g, b)}

@@ -237,27 +237,27 @@ def make_output_transform(m):
         lanes = lanes_of(strip)
         values, bias_step, biased = bias
         width = columns * m
+        image_pixels = rows * m * width * lanes
         for f in range(0, filters, lanes):
             count = min(lanes, filters - f)
             block = moved(sums, f // lanes * block_pitch)
-            for image in range(images):
-                for row in range(rows):
-                    for column in range(columns):
-                        for j in range(n):
-                            line(OUTPUT, m, moved(block, j * plane), n * plane, moved(lines, j * lanes), n * lanes)
-                        out = moved(strip, (row * m * width + column * m) * lanes)
-                        for k in range(m):
-                            line(OUTPUT, m, moved(lines, k * n * lanes), lanes, moved(out, k * width * lanes), lanes)
-                        block = moved(block, lanes)
-                if biased:
-                    for i in range(count):
-                        store(lines, i, load(values, (f + i) * bias_step))
-                    value = vector_load(lines, 0)
-                    for i in range(rows * m * width):
-                        vector_store(strip, i * lanes, vector_add(vector_load(strip, i * lanes), value))
-                unpack_pixels(
-                    strip, lanes, width, moved(y, image * y_n + f * y_f + top * y_h + left * y_w), y_f, y_h, y_w,
-                    min(rows * m, OH - top), min(width, OW - left), count, accumulate,
-                )  # fmt: skip
+            for row in range(images * rows):
+                for column in range(columns):
+                    for j in range(n):
+                        line(OUTPUT, m, moved(block, j * plane), n * plane, moved(lines, j * lanes), n * lanes)
+                    out = moved(strip, (row * width + column) * m * lanes)
+                    for k in range(m):
+                        line(OUTPUT, m, moved(lines, k * n * lanes), lanes, moved(out, k * width * lanes), lanes)
+                    block = moved(block, lanes)
+            if biased:
+                for i in range(count):
+                    store(lines, i, load(values, (f + i) * bias_step))
+                value = vector_load(lines, 0)
+                for i in range(0, images * image_pixels, lanes):
+                    vector_store(strip, i, vector_add(vector_load(strip, i), value))
+            unpack_pixels(
+                strip, lanes, image_pixels, width, moved(y, f * y_f + top * y_h + left * y_w), y_n, y_f, y_h, y_w,
+                images, min(rows * m, OH - top), min(width, OW - left), count, accumulate,
+            )  # fmt: skip
 
     return transform_output
