@@ -6,8 +6,9 @@ import sys
 import numpy as np
 import pytest
 
+import numbaconv
 from bench import __main__ as command
-from bench import plots, shapes, tables
+from bench import plots, rounding, shapes, tables
 from bench.compare import Result
 
 # -- shapes ------------------------------------------------------------------------------------------
@@ -249,3 +250,53 @@ def test_whole_run_of_ours_alone(monkeypatch, capsys, tmp_path, set_threads):
     assert "| 1 of 3>4@8 3x3/1 | db |" in capsys.readouterr().out
     (run,) = json.loads(data.read_text())["runs"]
     assert [len(result["seconds_ours"]) for result in run["results"]] == [2, 2]
+
+
+# -- rounding ----------------------------------------------------------------------------------------
+
+
+def test_forced_variant():
+    def explained():
+        plan = numbaconv.explain((2, 64, 16, 16), (8, 64, 3, 3), padding=1, algorithm="winograd").forward
+        return str(plan).partition(";")[0]
+
+    before = explained()
+    for m in (2, 4):
+        with rounding.forced_variant(m):
+            assert f"F({m} x {m}, 3 x 3)" in explained()
+    assert explained() == before
+
+
+def test_rounding_of_one_layer():
+    errors = rounding.forward_errors(16, False)
+    assert list(errors) == ["direct", "F(2x2, 3x3)", "F(4x4, 3x3)"]
+    assert len(set(errors.values())) == 3
+    for values in (errors, rounding.weight_grad_errors(8)):
+        assert 0 < max(values.values()) <= rounding.BOUND * values["direct"]
+
+
+def test_rounding_report(monkeypatch, capsys, tmp_path):
+    readme, picture = tmp_path / "README.md", tmp_path / "new" / "rounding.png"
+    readme.write_text("before\n<!-- bench.rounding: begin -->\n<!-- bench.rounding: end -->\nafter\n")
+    errors = {"direct": 2e-7, "F(2x2, 3x3)": 1e-7, "F(4x4, 3x3)": 5e-7}
+    monkeypatch.setattr(rounding, "README", readme)
+    monkeypatch.setattr(rounding, "forward_errors", lambda C, torch: errors)
+    monkeypatch.setattr(rounding, "weight_grad_errors", lambda extent: {"direct": 1e-7, "winograd": 2e-7})
+    monkeypatch.setattr(rounding.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(rounding.report, "footer", lambda packages: f"a machine with {', '.join(packages)}")
+    rounding.main(["--write", "--plot", str(picture)])
+    text = readme.read_text()
+    assert text.startswith("before\n") and text.endswith("\nafter\n")
+    assert "| 2048 | 2e-07 | 1e-07, 0.5x | 5e-07, 2.5x |" in text
+    assert "| 7x7 | 1e-07 | 2e-07, 2.0x | F(3x3, 4x4) |" in text
+    assert text.count("\n| 32 |") == 0, "a row that only the picture has"
+    assert "Made by `python -m bench.rounding --write` on a machine with NumPy, Numba\n" in text
+    assert not picture.exists()
+    assert capsys.readouterr().err.count("pip install 'numbaconv[bench]'") == 2
+
+
+def test_rounding_picture(tmp_path):
+    pytest.importorskip("matplotlib")
+    errors = {C: {"direct": C * 1e-8, "F(4x4, 3x3)": C * 2e-8, "PyTorch": 1e-7} for C in (16, 32)}
+    rounding.draw(tmp_path / "new" / "rounding.png", errors)
+    assert (tmp_path / "new" / "rounding.png").read_bytes().startswith(b"\x89PNG")
