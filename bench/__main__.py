@@ -25,7 +25,15 @@ from bench import plots, report, shapes, tables
 from bench.compare import Result, WrongResultError, check, measure, wait_for_other_threads
 from bench.peak import CHAINS, Peak, PeakError
 from bench.shapes import PASSES, Layer
-from bench.sides import algorithms, arrange, make_arrays, numbaconv_side, prepare_torch, torch_side
+from bench.sides import (
+    algorithms,
+    arrange,
+    choice_sides,
+    make_arrays,
+    numbaconv_side,
+    prepare_torch,
+    torch_side,
+)
 
 README = report.ROOT / "README.md"
 MARKER = "bench:compare"
@@ -50,6 +58,7 @@ def make_parser() -> argparse.ArgumentParser:
     how.add_argument("--layout", choices=("NCHW", "NHWC", "HWCN"), default="NCHW", help="HWCN: against our NCHW")
     how.add_argument("--dtype", choices=("float32", "float64"), default="float32")
     how.add_argument("--algorithm", default="auto", help="auto, direct, loops, ...")
+    how.add_argument("--both", action="store_true", help="direct and winograd beside auto, where it has the choice")
     how.add_argument("--threads", type=int, nargs="+", metavar="COUNT", help="one run for each (all cores)")
     how.add_argument("--no-torch", action="store_true", help="time ours alone, checked against plain loops")
     how.add_argument("--rounds", type=int, default=20, help="of each side for each layer and pass (20)")
@@ -80,6 +89,8 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[argparse.Namespace, l
         parser.error("--rounds and --budget have to be positive")
     if options.random < 0 or (options.batch is not None and options.batch < 1):
         parser.error("--random and --batch have to be positive")
+    if options.both and options.algorithm != "auto":
+        parser.error("--both is for --algorithm auto")
     try:
         layers = choose_layers(options)
         algorithms(layers[0], options.layout, options.algorithm, np.dtype(options.dtype))
@@ -136,21 +147,29 @@ def measure_layer(layer: Layer, options: argparse.Namespace, peak: Peak) -> list
         reference = theirs = torch_side(layer, arrays, options.layout)
     if options.layout == "HWCN":
         theirs = numbaconv_side("our NCHW", layer, plain, "NCHW", options.algorithm)
+    others = choice_sides(layer, arrays, options.layout) if options.both else []
     kernels = algorithms(layer, options.layout, options.algorithm, dtype)
     errors = {name: check(layer, name, ours, reference) for name in options.passes}
+    for side in others:
+        for name in errors.keys() & side.passes:
+            check(layer, name, side, reference)
     results = []
     for name, error in errors.items():
         how = kernels[name], error, options.rounds, options.budget / len(errors)
-        r = measure(layer, name, ours, theirs, *how)
+        r = measure(layer, name, ours, theirs, *how, others)
         wait_for_other_threads()
         peak.measure()
         if r.algorithm not in FEWER_OPERATIONS:
             peak.check(r.least_rate(r.ours), f"numbaconv's {name} of {layer.name}")
         if r.theirs:
             peak.check(r.least_rate(r.theirs), f"{theirs.name}'s {name} of {layer.name}")
+        for other, seconds in r.others.items():
+            if other not in FEWER_OPERATIONS:
+                peak.check(r.least_rate(seconds), f"{other}'s {name} of {layer.name}")
         ratio = f", {theirs.name}'s {min(r.theirs) * 1e3:.4g}, ratio {r.ratio:.2f}" if r.theirs else ""
+        further = "".join(f", {other}'s {min(seconds) * 1e3:.4g}" for other, seconds in r.others.items())
         print(
-            f"{layer.network} {layer.name} {name}: {min(r.ours) * 1e3:.4g} ms{ratio}, {r.rounds} rounds",
+            f"{layer.network} {layer.name} {name}: {min(r.ours) * 1e3:.4g} ms{ratio}{further}, {r.rounds} rounds",
             file=sys.stderr,
         )
         results.append(r)
@@ -212,6 +231,7 @@ def to_json(results: Sequence[Result], peak: Peak, threads: int) -> dict:
             "ratio_of_medians": r.ratio_of_medians,
             "seconds_ours": r.ours,
             "seconds_theirs": r.theirs,
+            **{f"seconds_{name}": seconds for name, seconds in r.others.items()},
         }
         for r in results
     ]
@@ -234,7 +254,8 @@ def main() -> None:
         except (WrongResultError, PeakError) as error:
             raise SystemExit(f"error: {error}") from None
         footer = f"Made by `{command}` on {report.footer(packages)}"
-        notes = [describe_peak(peak, options), compilation, footer]
+        choices = tables.choice_note(results)
+        notes = [*([choices] if choices else []), describe_peak(peak, options), compilation, footer]
         title = f"{options.layout}, {options.dtype}, {threads} thread{'s' * (threads > 1)}"
         for folded, texts in reports.items():
             texts.append(tables.make_report(title, results, peak.flops, peer, notes, folded))

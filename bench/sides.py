@@ -1,4 +1,4 @@
-"""The two sides of the comparison: numbaconv's passes and PyTorch's, on the same arrays."""
+"""The sides of the comparison: numbaconv's passes and PyTorch's, on the same arrays."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ import numpy as np
 import numbaconv
 from bench.shapes import Layer
 from numbaconv.geometry import LAYOUTS
+from numbaconv.plan import winograd
 
 Pass = Callable[[], Any]
 Arrays = dict[str, np.ndarray]
+# What `auto` chooses between where Winograd's algorithm can do the layer.
+CHOICES = ("direct", "winograd")
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,16 @@ def numbaconv_side(name: str, layer: Layer, arrays: Arrays, layout: str, algorit
         return result.transpose(LAYOUTS[layout]) if key in ("y", "dx") else result
 
     return Side(name, passes, to_nchw)
+
+
+def choice_sides(layer: Layer, arrays: Arrays, layout: str) -> list[Side]:
+    """Both algorithms that `auto` chooses between, or nothing where it has no choice; db is not theirs."""
+    if not winograd.supports((layer.KH, layer.KW), layer.stride, layer.dilation):
+        return []
+    sides = [numbaconv_side(algorithm, layer, arrays, layout, algorithm) for algorithm in CHOICES]
+    for side in sides:
+        del side.passes["db"]
+    return sides
 
 
 def algorithms(layer: Layer, layout: str, algorithm: str, dtype: np.dtype) -> dict[str, str]:

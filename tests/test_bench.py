@@ -8,8 +8,8 @@ import pytest
 
 import numbaconv
 from bench import __main__ as command
-from bench import plots, rounding, shapes, tables
-from bench.compare import Result
+from bench import plots, rounding, shapes, sides, tables
+from bench.compare import Result, measure
 
 # -- shapes ------------------------------------------------------------------------------------------
 
@@ -152,12 +152,73 @@ def test_tables_of_ours_alone(results):
     assert row.startswith("| 1>6@28 5x5/1 | y | 1.00 |")
 
 
+def test_tables_of_further_sides():
+    def of_3x3(name, algorithm, direct, winograd, **others):
+        seconds = {key: [value] for key, value in others.items()}
+        return Result(
+            layer, name, algorithm, 0.0, 1, [4e-3], others={"direct": [direct], "winograd": [winograd], **seconds}
+        )
+
+    layer, other = shapes.parse_shape("2,16,8,8,16,3,3,1,1"), shapes.parse_shape("1,3,8,8,4,1,1")
+    results = [
+        of_3x3("y", "winograd", 2e-3, 1e-3, ncnn=8e-3),
+        of_3x3("dx", "winograd", 2e-3, 3e-3),
+        of_3x3("dw", "direct", 2e-3, 2e-3),
+        Result(other, "y", "direct", 0.0, 1, [1e-3], others={"ncnn": [0.5e-3]}),
+        make_result(layer, "db", [1e-3]),
+    ]
+    lines = tables.detail_table(results, 1e12, None).split("\n")
+    assert lines[0].startswith(
+        "| layer | pass | ms ours | ms direct | ms winograd | auto's choice | ms ncnn | GF/s ours |"
+    )
+    assert "| y | 4.00 | 2.00 | 1.00 | winograd | 8.00 | " in lines[2]
+    assert "| dx | 4.00 | 2.00 | 3.00 | winograd, 50% slower |  | " in lines[3]
+    assert "| dw | 4.00 | 2.00 | 2.00 | direct |  | " in lines[4]
+    assert "| y | 1.00 |  |  | direct | 0.50 | " in lines[5]
+    assert "| db | 1.00 |  |  |  |  | " in lines[6]
+    assert len({line.count("|") for line in lines}) == 1
+    note = tables.choice_note(results)
+    assert "in 1 of 3 passes" in note
+    assert f"worst 1.50 ({layer.name} dx)" in note
+    assert f"geometric mean {1.5 ** (1 / 3):.2f}" in note
+    assert tables.choice_note(results[3:]) is None
+
+
 @pytest.mark.parametrize("peer", ("PyTorch", None))
 def test_plots(results, peer, tmp_path):
     pytest.importorskip("matplotlib")
     paths = plots.plot_networks(tmp_path / "new", results, 1e11, peer, "title", "NCHW 1 thread")
     assert [path.name for path in paths] == ["lenet5-NCHW-1-thread.png", "tails-NCHW-1-thread.png"]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
+
+
+# -- sides -------------------------------------------------------------------------------------------
+
+
+def test_further_sides_take_turns():
+    turns = []
+
+    def side(name, *passes):
+        return sides.Side(name, {key: lambda: turns.append(name) for key in passes}, None)
+
+    layer = shapes.parse_shape("1,2,4,4,2,3,3")
+    others = (side("direct", "y", "dx"), side("ncnn", "y"))
+    result = measure(layer, "dx", side("ours", "dx"), side("theirs", "dx"), "auto", 0.0, 4, 60, others)
+    assert list(result.others) == ["direct"]
+    assert {len(seconds) for seconds in (result.ours, result.theirs, result.others["direct"])} == {4}
+    order = list(dict.fromkeys(turns[-3 * result.calls * 2 :]))
+    assert order == ["direct", "theirs", "ours"], "the last round walks the sides backwards"
+    alone = measure(layer, "y", side("ours", "y"), None, "auto", 0.0, 3, 60, others)
+    assert (alone.theirs, list(alone.others)) == ([], ["direct", "ncnn"])
+    assert {len(seconds) for seconds in (alone.ours, *alone.others.values())} == {3}
+
+
+def test_both_sides_of_a_choice():
+    for spec, count in (("1,2,6,6,2,3,3", 2), ("1,2,6,6,2,3,3,2", 0), ("1,2,6,6,2,1,1", 0)):
+        layer = shapes.parse_shape(spec)
+        both = sides.choice_sides(layer, sides.make_arrays(layer, np.dtype(np.float32)), "NCHW")
+        assert [side.name for side in both] == ["direct", "winograd"][:count]
+        assert all(list(side.passes) == ["y", "dx", "dw"] for side in both)
 
 
 # -- the command -------------------------------------------------------------------------------------
@@ -188,6 +249,7 @@ def test_sets_add_up():
         (["--budget", "0"], "--rounds and --budget have to be positive"),
         (["--threads", "1", "100000"], "--threads takes 1 to "),
         (["--algorithm", "fast"], "algorithm must be one of "),
+        (["--both", "--algorithm", "direct"], "--both is for --algorithm auto"),
         (["--layout", "CHWN"], "invalid choice: 'CHWN'"),
         (["--passes", "z"], "invalid choice: 'z'"),
     ),
@@ -250,6 +312,17 @@ def test_whole_run_of_ours_alone(monkeypatch, capsys, tmp_path, set_threads):
     assert "| 1 of 3>4@8 3x3/1 | db |" in capsys.readouterr().out
     (run,) = json.loads(data.read_text())["runs"]
     assert [len(result["seconds_ours"]) for result in run["results"]] == [2, 2]
+    # Beside auto, in the layer that has the choice and in one that has not.
+    arguments = ["--shape", "1,3,8,8,4,3,3", "--shape", "1,3,8,8,4,2,2", *arguments[2:-3], "--passes", "y", "--both"]
+    monkeypatch.setattr(sys, "argv", ["bench", *arguments, "--json", str(data)])
+    command.main()
+    output = capsys.readouterr().out
+    assert "| ms ours | ms direct | ms winograd | auto's choice |" in output
+    assert "of 1 passes that have the choice" in output
+    (run,) = json.loads(data.read_text())["runs"]
+    one, two = run["results"]
+    assert len(one["seconds_direct"]) == len(one["seconds_winograd"]) == 2
+    assert "seconds_direct" not in two
 
 
 # -- rounding ----------------------------------------------------------------------------------------
