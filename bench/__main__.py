@@ -30,6 +30,7 @@ from bench.sides import (
     arrange,
     choice_sides,
     make_arrays,
+    ncnn_side,
     numbaconv_side,
     prepare_torch,
     torch_side,
@@ -37,8 +38,8 @@ from bench.sides import (
 
 README = report.ROOT / "README.md"
 MARKER = "bench:compare"
-# Needs fewer multiplications than the formula counts, so that it may pass the peak.
-FEWER_OPERATIONS = ("winograd",)
+# Need fewer multiplications than the formula counts, so that they may pass the peak.
+FEWER_OPERATIONS = ("winograd", "ncnn")
 # Load average of the minute before, from which other work is likely to take a core away.
 BUSY = 0.5
 
@@ -59,6 +60,7 @@ def make_parser() -> argparse.ArgumentParser:
     how.add_argument("--dtype", choices=("float32", "float64"), default="float32")
     how.add_argument("--algorithm", default="auto", help="auto, direct, loops, ...")
     how.add_argument("--both", action="store_true", help="direct and winograd beside auto, where it has the choice")
+    how.add_argument("--ncnn", action="store_true", help="ncnn beside them, forward pass alone")
     how.add_argument("--threads", type=int, nargs="+", metavar="COUNT", help="one run for each (all cores)")
     how.add_argument("--no-torch", action="store_true", help="time ours alone, checked against plain loops")
     how.add_argument("--rounds", type=int, default=20, help="of each side for each layer and pass (20)")
@@ -91,6 +93,8 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[argparse.Namespace, l
         parser.error("--random and --batch have to be positive")
     if options.both and options.algorithm != "auto":
         parser.error("--both is for --algorithm auto")
+    if options.ncnn and (options.layout, options.dtype, "y" in options.passes) != ("NCHW", "float32", True):
+        parser.error("--ncnn is for pass y in NCHW and float32")
     try:
         layers = choose_layers(options)
         algorithms(layers[0], options.layout, options.algorithm, np.dtype(options.dtype))
@@ -99,6 +103,8 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[argparse.Namespace, l
     missing = None
     if not options.no_torch and importlib.util.find_spec("torch") is None:
         missing = "the comparison needs PyTorch: pip install 'numbaconv[bench]', or give --no-torch"
+    elif options.ncnn and importlib.util.find_spec("ncnn") is None:
+        missing = "--ncnn needs ncnn: pip install ncnn"
     elif options.plot and importlib.util.find_spec("matplotlib") is None:
         missing = "--plot needs matplotlib: pip install 'numbaconv[bench]'"
     elif options.write and f"<!-- {MARKER}: begin -->" not in README.read_text(encoding="utf-8"):
@@ -148,6 +154,7 @@ def measure_layer(layer: Layer, options: argparse.Namespace, peak: Peak) -> list
     if options.layout == "HWCN":
         theirs = numbaconv_side("our NCHW", layer, plain, "NCHW", options.algorithm)
     others = choice_sides(layer, arrays, options.layout) if options.both else []
+    others += [ncnn_side(layer, arrays, peak.threads)] if options.ncnn else []
     kernels = algorithms(layer, options.layout, options.algorithm, dtype)
     errors = {name: check(layer, name, ours, reference) for name in options.passes}
     for side in others:
@@ -242,7 +249,7 @@ def main() -> None:
     options, layers = parse()
     if hasattr(os, "getloadavg") and (load := os.getloadavg()[0]) > BUSY:
         print(f"warning: the machine is busy (load {load:.1f}), and the times will show it", file=sys.stderr)
-    packages = ["NumPy", "Numba", *([] if options.no_torch else ["torch"])]
+    packages = ["NumPy", "Numba", *([] if options.no_torch else ["torch"]), *(["ncnn"] if options.ncnn else [])]
     peer = peer_of(options)
     compilation = compile_kernels(np.dtype(options.dtype))
     command = command_line(sys.argv[1:])
@@ -254,8 +261,8 @@ def main() -> None:
         except (WrongResultError, PeakError) as error:
             raise SystemExit(f"error: {error}") from None
         footer = f"Made by `{command}` on {report.footer(packages)}"
-        choices = tables.choice_note(results)
-        notes = [*([choices] if choices else []), describe_peak(peak, options), compilation, footer]
+        further = [note for note in (tables.choice_note(results), tables.ncnn_note(results)) if note]
+        notes = [*further, describe_peak(peak, options), compilation, footer]
         title = f"{options.layout}, {options.dtype}, {threads} thread{'s' * (threads > 1)}"
         for folded, texts in reports.items():
             texts.append(tables.make_report(title, results, peak.flops, peer, notes, folded))

@@ -68,6 +68,17 @@ def choice_note(results: Sequence[Result]) -> str | None:
     )
 
 
+def ncnn_note(results: Sequence[Result]) -> str | None:
+    """ncnn's time over ours in all layers."""
+    ratios = [min(r.others["ncnn"]) / min(r.ours) for r in results if r.others.get("ncnn")]
+    if not ratios:
+        return None
+    return (
+        f"ncnn computes y image by image, with its weights transformed beforehand. Its time over ours: geometric mean "
+        f"{geometric_mean(ratios):.2f} of {len(ratios)} layers."
+    )
+
+
 def _further_columns(results: Sequence[Result], unit: str, scale: float) -> list[tuple[str, Callable[[Result], str]]]:
     """Columns of the sides that only some runs have, each with what makes a cell."""
 

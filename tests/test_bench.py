@@ -9,7 +9,7 @@ import pytest
 import numbaconv
 from bench import __main__ as command
 from bench import plots, rounding, shapes, sides, tables
-from bench.compare import Result, measure
+from bench.compare import Result, check, measure
 
 # -- shapes ------------------------------------------------------------------------------------------
 
@@ -181,7 +181,8 @@ def test_tables_of_further_sides():
     assert "in 1 of 3 passes" in note
     assert f"worst 1.50 ({layer.name} dx)" in note
     assert f"geometric mean {1.5 ** (1 / 3):.2f}" in note
-    assert tables.choice_note(results[3:]) is None
+    assert "geometric mean 1.00 of 2 layers" in tables.ncnn_note(results)
+    assert tables.choice_note(results[3:]) is tables.ncnn_note(results[4:]) is None
 
 
 @pytest.mark.parametrize("peer", ("PyTorch", None))
@@ -221,6 +222,18 @@ def test_both_sides_of_a_choice():
         assert all(list(side.passes) == ["y", "dx", "dw"] for side in both)
 
 
+NCNN_SPECS = ("2,8,7,9,12,3,3,1,1", "2,4,9,8,6,3,5,2x1,1x2,1x2,2", "1,8,9,9,8,3,3,1,1,1,8", "1,3,5,5,2,1,1")
+
+
+@pytest.mark.parametrize("spec", NCNN_SPECS)
+def test_ncnn_computes_the_same(spec):
+    pytest.importorskip("ncnn")
+    layer = shapes.parse_shape(spec)
+    arrays = sides.make_arrays(layer, np.dtype(np.float32))
+    loops = sides.numbaconv_side("loops", layer, arrays, "NCHW", "loops")
+    assert check(layer, "y", sides.ncnn_side(layer, arrays, 1), loops) < 1e-5
+
+
 # -- the command -------------------------------------------------------------------------------------
 
 
@@ -250,6 +263,9 @@ def test_sets_add_up():
         (["--threads", "1", "100000"], "--threads takes 1 to "),
         (["--algorithm", "fast"], "algorithm must be one of "),
         (["--both", "--algorithm", "direct"], "--both is for --algorithm auto"),
+        (["--ncnn", "--passes", "dx"], "--ncnn is for pass y in NCHW and float32"),
+        (["--ncnn", "--layout", "NHWC"], "--ncnn is for pass y in NCHW and float32"),
+        (["--ncnn", "--dtype", "float64"], "--ncnn is for pass y in NCHW and float32"),
         (["--layout", "CHWN"], "invalid choice: 'CHWN'"),
         (["--passes", "z"], "invalid choice: 'z'"),
     ),
@@ -267,6 +283,7 @@ def test_what_is_missing_is_said_in_one_line(monkeypatch, capsys, tmp_path):
     command.README.write_text("no markers")
     for arguments, message in (
         ([], "pip install 'numbaconv[bench]', or give --no-torch"),
+        (["--no-torch", "--ncnn"], "--ncnn needs ncnn: pip install ncnn"),
         (["--no-torch", "--plot", "figures"], "--plot needs matplotlib"),
         (["--no-torch", "--write"], "<!-- bench:compare: begin -->"),
     ):
