@@ -25,12 +25,21 @@ from bench import plots, report, shapes, tables
 from bench.compare import Result, WrongResultError, check, measure, wait_for_other_threads
 from bench.peak import CHAINS, Peak, PeakError
 from bench.shapes import PASSES, Layer
-from bench.sides import algorithms, arrange, make_arrays, numbaconv_side, prepare_torch, torch_side
+from bench.sides import (
+    algorithms,
+    arrange,
+    choice_sides,
+    make_arrays,
+    ncnn_side,
+    numbaconv_side,
+    prepare_torch,
+    torch_side,
+)
 
 README = report.ROOT / "README.md"
 MARKER = "bench:compare"
-# Needs fewer multiplications than the formula counts, so that it may pass the peak.
-FEWER_OPERATIONS = ("winograd",)
+# Need fewer multiplications than the formula counts, so that they may pass the peak.
+FEWER_OPERATIONS = ("winograd", "ncnn")
 # Load average of the minute before, from which other work is likely to take a core away.
 BUSY = 0.5
 
@@ -50,6 +59,8 @@ def make_parser() -> argparse.ArgumentParser:
     how.add_argument("--layout", choices=("NCHW", "NHWC", "HWCN"), default="NCHW", help="HWCN: against our NCHW")
     how.add_argument("--dtype", choices=("float32", "float64"), default="float32")
     how.add_argument("--algorithm", default="auto", help="auto, direct, loops, ...")
+    how.add_argument("--both", action="store_true", help="direct and winograd beside auto, where it has the choice")
+    how.add_argument("--ncnn", action="store_true", help="ncnn beside them, forward pass alone")
     how.add_argument("--threads", type=int, nargs="+", metavar="COUNT", help="one run for each (all cores)")
     how.add_argument("--no-torch", action="store_true", help="time ours alone, checked against plain loops")
     how.add_argument("--rounds", type=int, default=20, help="of each side for each layer and pass (20)")
@@ -80,6 +91,10 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[argparse.Namespace, l
         parser.error("--rounds and --budget have to be positive")
     if options.random < 0 or (options.batch is not None and options.batch < 1):
         parser.error("--random and --batch have to be positive")
+    if options.both and options.algorithm != "auto":
+        parser.error("--both is for --algorithm auto")
+    if options.ncnn and (options.layout, options.dtype, "y" in options.passes) != ("NCHW", "float32", True):
+        parser.error("--ncnn is for pass y in NCHW and float32")
     try:
         layers = choose_layers(options)
         algorithms(layers[0], options.layout, options.algorithm, np.dtype(options.dtype))
@@ -88,6 +103,8 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[argparse.Namespace, l
     missing = None
     if not options.no_torch and importlib.util.find_spec("torch") is None:
         missing = "the comparison needs PyTorch: pip install 'numbaconv[bench]', or give --no-torch"
+    elif options.ncnn and importlib.util.find_spec("ncnn") is None:
+        missing = "--ncnn needs ncnn: pip install ncnn"
     elif options.plot and importlib.util.find_spec("matplotlib") is None:
         missing = "--plot needs matplotlib: pip install 'numbaconv[bench]'"
     elif options.write and f"<!-- {MARKER}: begin -->" not in README.read_text(encoding="utf-8"):
@@ -138,21 +155,30 @@ def measure_layer(layer: Layer, options: argparse.Namespace, peak: Peak) -> list
     if options.layout == "HWCN":
         theirs = numbaconv_side("our NCHW", layer, plain, "NCHW", options.algorithm)
         their_kernels = algorithms(layer, "NCHW", options.algorithm, dtype)
+    others = choice_sides(layer, arrays, options.layout) if options.both else []
+    others += [ncnn_side(layer, arrays, peak.threads)] if options.ncnn else []
     kernels = algorithms(layer, options.layout, options.algorithm, dtype)
     errors = {name: check(layer, name, ours, reference) for name in options.passes}
+    for side in others:
+        for name in errors.keys() & side.passes:
+            check(layer, name, side, reference)
     results = []
     for name, error in errors.items():
         how = kernels[name], error, options.rounds, options.budget / len(errors)
-        r = measure(layer, name, ours, theirs, *how)
+        r = measure(layer, name, ours, theirs, *how, others)
         wait_for_other_threads()
         peak.measure()
         if r.algorithm not in FEWER_OPERATIONS:
             peak.check(r.least_rate(r.ours), f"numbaconv's {name} of {layer.name}")
         if r.theirs and their_kernels.get(name) not in FEWER_OPERATIONS:
             peak.check(r.least_rate(r.theirs), f"{theirs.name}'s {name} of {layer.name}")
+        for other, seconds in r.others.items():
+            if other not in FEWER_OPERATIONS:
+                peak.check(r.least_rate(seconds), f"{other}'s {name} of {layer.name}")
         ratio = f", {theirs.name}'s {min(r.theirs) * 1e3:.4g}, ratio {r.ratio:.2f}" if r.theirs else ""
+        further = "".join(f", {other}'s {min(seconds) * 1e3:.4g}" for other, seconds in r.others.items())
         print(
-            f"{layer.network} {layer.name} {name}: {min(r.ours) * 1e3:.4g} ms{ratio}, {r.rounds} rounds",
+            f"{layer.network} {layer.name} {name}: {min(r.ours) * 1e3:.4g} ms{ratio}{further}, {r.rounds} rounds",
             file=sys.stderr,
         )
         results.append(r)
@@ -214,6 +240,7 @@ def to_json(results: Sequence[Result], peak: Peak, threads: int) -> dict:
             "ratio_of_medians": r.ratio_of_medians,
             "seconds_ours": r.ours,
             "seconds_theirs": r.theirs,
+            **{f"seconds_{name}": seconds for name, seconds in r.others.items()},
         }
         for r in results
     ]
@@ -224,7 +251,7 @@ def main() -> None:
     options, layers = parse()
     if hasattr(os, "getloadavg") and (load := os.getloadavg()[0]) > BUSY:
         print(f"warning: the machine is busy (load {load:.1f}), and the times will show it", file=sys.stderr)
-    packages = ["NumPy", "Numba", *([] if options.no_torch else ["torch"])]
+    packages = ["NumPy", "Numba", *([] if options.no_torch else ["torch"]), *(["ncnn"] if options.ncnn else [])]
     peer = peer_of(options)
     compilation = compile_kernels(np.dtype(options.dtype))
     command = command_line(sys.argv[1:])
@@ -236,7 +263,8 @@ def main() -> None:
         except (WrongResultError, PeakError) as error:
             raise SystemExit(f"error: {error}") from None
         footer = f"Made by `{command}` on {report.footer(packages)}"
-        notes = [describe_peak(peak, options), compilation, footer]
+        further = [note for note in (tables.choice_note(results), tables.ncnn_note(results)) if note]
+        notes = [*further, describe_peak(peak, options), compilation, footer]
         title = f"{options.layout}, {options.dtype}, {threads} thread{'s' * (threads > 1)}"
         for folded, texts in reports.items():
             texts.append(tables.make_report(title, results, peak.flops, peer, notes, folded))

@@ -1,4 +1,4 @@
-"""Timing: both sides checked against each other first, and then in turns, in one process."""
+"""Timing: the sides checked against each other first, and then in turns, in one process."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,7 +36,7 @@ class WrongResultError(RuntimeError):
 
 @dataclass
 class Result:
-    """One pass of one layer; seconds of a call, one for each round."""
+    """One pass of one layer; seconds of a call, one for each round, those of further sides by name."""
 
     layer: Layer
     name: str
@@ -45,6 +45,7 @@ class Result:
     calls: int
     ours: list[float] = field(default_factory=list)
     theirs: list[float] = field(default_factory=list)
+    others: dict[str, list[float]] = field(default_factory=dict)
 
     @property
     def rounds(self) -> int:
@@ -105,14 +106,27 @@ def check(layer: Layer, name: str, ours: Side, reference: Side) -> float:
 
 
 def measure(
-    layer: Layer, name: str, ours: Side, theirs: Side | None, algorithm: str, error: float, rounds: int, budget: float
+    layer: Layer,
+    name: str,
+    ours: Side,
+    theirs: Side | None,
+    algorithm: str,
+    error: float,
+    rounds: int,
+    budget: float,
+    others: Sequence[Side] = (),
 ) -> Result:
-    """Time one pass of both sides in turns, until `rounds` are done or `budget` seconds are spent."""
-    runs = [ours.passes[name]] + ([theirs.passes[name]] if theirs else [])
+    """Time one pass of all sides in turns, until `rounds` are done or `budget` seconds are spent.
+
+    `others` without this pass are left out.
+    """
+    others = [side for side in others if name in side.passes]
+    runs = [side.passes[name] for side in (ours, *([theirs] if theirs else []), *others)]
     fastest = min(take_turn(run, 1) for run in runs for _ in range(2))  # the warm-up, too
     calls = max(1, min(MOST_CALLS, round(TURN_SECONDS / fastest)))
-    result = Result(layer, name, algorithm, error, calls)
-    sides = list(zip(runs, (result.ours, result.theirs), strict=False))
+    result = Result(layer, name, algorithm, error, calls, others={side.name: [] for side in others})
+    times = [result.ours, *([result.theirs] if theirs else []), *result.others.values()]
+    sides = list(zip(runs, times, strict=True))
     end = time.perf_counter() + budget
     with collection_paused():
         while result.rounds < rounds and (result.rounds < FEWEST_ROUNDS or time.perf_counter() < end):

@@ -1,10 +1,12 @@
-"""The two sides of the comparison: numbaconv's passes and PyTorch's, on the same arrays."""
+"""The sides of the comparison: numbaconv's passes, PyTorch's and ncnn's, on the same arrays."""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +14,12 @@ import numpy as np
 import numbaconv
 from bench.shapes import Layer
 from numbaconv.geometry import LAYOUTS
+from numbaconv.plan import winograd
 
 Pass = Callable[[], Any]
 Arrays = dict[str, np.ndarray]
+# What `auto` chooses between where Winograd's algorithm can do the layer.
+CHOICES = ("direct", "winograd")
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,16 @@ def numbaconv_side(name: str, layer: Layer, arrays: Arrays, layout: str, algorit
     return Side(name, passes, to_nchw)
 
 
+def choice_sides(layer: Layer, arrays: Arrays, layout: str) -> list[Side]:
+    """Both algorithms that `auto` chooses between, or nothing where it has no choice; db is not theirs."""
+    if not winograd.supports((layer.KH, layer.KW), layer.stride, layer.dilation):
+        return []
+    sides = [numbaconv_side(algorithm, layer, arrays, layout, algorithm) for algorithm in CHOICES]
+    for side in sides:
+        del side.passes["db"]
+    return sides
+
+
 def algorithms(layer: Layer, layout: str, algorithm: str, dtype: np.dtype) -> dict[str, str]:
     """The algorithm that each pass runs."""
     shape = tuple(layer.shapes["x"][axis] for axis in np.argsort(LAYOUTS[layout]))
@@ -115,3 +130,52 @@ def torch_side(layer: Layer, arrays: Arrays, layout: str) -> Side:
         return (result[("dx", "dw").index(key)] if key in ("dx", "dw") else result).numpy()
 
     return Side("PyTorch", passes, to_nchw)
+
+
+def ncnn_side(layer: Layer, arrays: Arrays, threads: int) -> Side:
+    """ncnn's forward pass on float32 in NCHW, one image after the other, because it has no batch.
+
+    A network of one layer, with the weight transformed when it is loaded. Its images are read where they lie. What it
+    does to have channels in vectors, and to bring y back to NCHW, is in the time, as it is in ours.
+    """
+    import ncnn
+
+    net = ncnn.Net()
+    net.opt.num_threads = threads
+    net.opt.use_winograd_convolution = True
+    for name in dir(net.opt):
+        if name.startswith(("use_fp16", "use_bf16", "use_int8", "use_vulkan")):
+            setattr(net.opt, name, False)
+    x, weight, bias = (np.ascontiguousarray(arrays[key]) for key in ("x", "weight", "bias"))
+    kind = "Convolution" if layer.groups == 1 else "ConvolutionDepthWise"
+    with tempfile.TemporaryDirectory() as folder:
+        description, data = Path(folder, "layer.param"), Path(folder, "layer.bin")
+        # Magic number, numbers of layers and blobs, and each layer with the names of its inputs and outputs.
+        description.write_text(f"7767517\n2 2\nInput in 0 1 x\n{kind} conv 1 1 x y {_ncnn_parameters(layer)}\n")
+        # A word for float32, the weight as ours has it, the bias.
+        data.write_bytes(bytes(4) + weight.tobytes() + bias.tobytes())
+        if net.load_param(str(description)) or net.load_model(str(data)):
+            raise RuntimeError(f"ncnn does not load {layer.name} ({layer.spec})")
+    images = [(ncnn.Mat(image), image) for image in x]  # a Mat reads the array's memory, and has to be outlived by it
+
+    def forward() -> list[Any]:
+        results = []
+        for image, _ in images:
+            extractor = net.create_extractor()
+            extractor.input("x", image)
+            results.append(extractor.extract("y")[1])
+        return results
+
+    def to_nchw(key: str, result: Any) -> np.ndarray:
+        return np.stack([np.array(image) for image in result])
+
+    return Side("ncnn", {"y": forward}, to_nchw)
+
+
+def _ncnn_parameters(layer: Layer) -> str:
+    """The layer by ncnn's numbers."""
+    (vertical, horizontal), (top, left), (down, right) = layer.stride, layer.padding, layer.dilation
+    numbers = {0: layer.F, 1: layer.KW, 11: layer.KH, 2: right, 12: down, 3: horizontal, 13: vertical}
+    numbers |= {4: left, 14: top, 5: 1, 6: layer.F * layer.C // layer.groups * layer.KH * layer.KW}
+    numbers |= {7: layer.groups} if layer.groups > 1 else {}
+    return " ".join(f"{key}={value}" for key, value in numbers.items())

@@ -8,6 +8,7 @@ from math import exp, log
 from bench import report
 from bench.compare import Result
 from bench.shapes import PASSES
+from bench.sides import CHOICES
 
 
 def geometric_mean(values: Iterable[float]) -> float:
@@ -39,18 +40,71 @@ def group_by(results: Iterable[Result], key: Callable[[Result], str]) -> dict[st
     return groups
 
 
+def excess(r: Result) -> float | None:
+    """Time of the algorithm that auto takes over that of the faster one, or None where there is no choice."""
+    if not all(r.others.get(name) for name in CHOICES):
+        return None
+    return min(r.others[r.algorithm]) / min(min(r.others[name]) for name in CHOICES)
+
+
+def choice(r: Result) -> str:
+    """What auto takes, and by how much it is slower than what it leaves."""
+    if r.name == "db":
+        return ""
+    percent = round(100 * ((excess(r) or 1) - 1))
+    return f"{r.algorithm}, {percent}% slower" if percent else r.algorithm
+
+
+def choice_note(results: Sequence[Result]) -> str | None:
+    """How often auto takes the slower one, and what that costs."""
+    chosen = [r for r in results if excess(r)]
+    if not chosen:
+        return None
+    worst = max(chosen, key=excess)
+    return (
+        f"`auto` takes the slower one of direct and Winograd in {sum(excess(r) > 1 for r in chosen)} of {len(chosen)} "
+        f"passes that have the choice. Its time over the faster one's: geometric mean "
+        f"{geometric_mean(map(excess, chosen)):.2f}, worst {excess(worst):.2f} ({worst.layer.name} {worst.name})."
+    )
+
+
+def ncnn_note(results: Sequence[Result]) -> str | None:
+    """ncnn's time over ours in all layers."""
+    ratios = [min(r.others["ncnn"]) / min(r.ours) for r in results if r.others.get("ncnn")]
+    if not ratios:
+        return None
+    return (
+        f"ncnn computes y image by image, with its weights transformed beforehand. Its time over ours: geometric mean "
+        f"{geometric_mean(ratios):.2f} of {len(ratios)} layers."
+    )
+
+
+def _further_columns(results: Sequence[Result], unit: str, scale: float) -> list[tuple[str, Callable[[Result], str]]]:
+    """Columns of the sides that only some runs have, each with what makes a cell."""
+
+    def time_of(name: str) -> tuple[str, Callable[[Result], str]]:
+        return f"{unit} {name}", lambda r: number(min(r.others[name]) * scale) if r.others.get(name) else ""
+
+    names = {name for r in results for name in r.others}
+    columns = [time_of(name) for name in CHOICES if name in names]
+    columns += [("auto's choice", choice)] if columns else []
+    return columns + [time_of(name) for name in sorted(names - set(CHOICES))]
+
+
 def detail_table(results: Sequence[Result], peak: float, peer: str | None) -> str:
     """One row for each layer and pass: times, rates, percent of the peak, ratios."""
     unit, scale = ("µs", 1e6) if all(r.layer.network == "tiny" for r in results) else ("ms", 1e3)
     sides = ["ours", *([peer] if peer else [])]
-    header = ["layer", "pass"]
-    header += [f"{what} {side}" for what in (unit, "GF/s", "% of peak") for side in sides]
+    columns = _further_columns(results, unit, scale)
+    header = ["layer", "pass", *(f"{unit} {side}" for side in sides), *(name for name, _ in columns)]
+    header += [f"{what} {side}" for what in ("GF/s", "% of peak") for side in sides]
     header += ["ratio of minima", "ratio of medians"] if peer else []
     rows = []
     for r in results:
         times = [seconds for seconds in (r.ours, r.theirs) if seconds]
         row = [r.layer.name, r.name]
         row += [number(min(seconds) * scale) for seconds in times]
+        row += [cell(r) for _, cell in columns]
         row += [number(r.rate(seconds) / 1e9) for seconds in times]
         # A sum has no products, so that its part of the multiply-add peak says nothing.
         row += ["" if r.name == "db" else f"{100 * r.rate(seconds) / peak:.0f}" for seconds in times]

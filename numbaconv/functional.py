@@ -82,8 +82,9 @@ def conv2d(
         False: cross-correlation, what deep learning calls convolution. True: the kernel is turned by
         180 degrees, convolution as mathematics has it. Padding stays where it is.
     algorithm : str
-        ``"direct"`` (register-tiled kernels) or ``"loops"`` (explicit loops), each for every valid problem, or
-        ``"auto"``, which takes the faster one: see :func:`numbaconv.explain`.
+        ``"direct"`` (register-tiled kernels) or ``"loops"`` (explicit loops), each for every valid problem;
+        ``"winograd"`` (fewer products, other rounding), for 3x3 kernels at stride 1 and dilation 1; or ``"auto"``,
+        which takes the one that is expected to be the fastest: see :func:`numbaconv.explain`.
     out : ndarray of the same dtype, shape of y, optional
         Written to and returned. Any strides; must not overlap itself or an input.
 

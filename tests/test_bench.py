@@ -6,9 +6,10 @@ import sys
 import numpy as np
 import pytest
 
+import numbaconv
 from bench import __main__ as command
-from bench import plots, shapes, tables
-from bench.compare import Result
+from bench import plots, rounding, shapes, sides, tables
+from bench.compare import Result, check, measure
 
 # -- shapes ------------------------------------------------------------------------------------------
 
@@ -151,12 +152,86 @@ def test_tables_of_ours_alone(results):
     assert row.startswith("| 1>6@28 5x5/1 | y | 1.00 |")
 
 
+def test_tables_of_further_sides():
+    def of_3x3(name, algorithm, direct, winograd, **others):
+        seconds = {key: [value] for key, value in others.items()}
+        return Result(
+            layer, name, algorithm, 0.0, 1, [4e-3], others={"direct": [direct], "winograd": [winograd], **seconds}
+        )
+
+    layer, other = shapes.parse_shape("2,16,8,8,16,3,3,1,1"), shapes.parse_shape("1,3,8,8,4,1,1")
+    results = [
+        of_3x3("y", "winograd", 2e-3, 1e-3, ncnn=8e-3),
+        of_3x3("dx", "winograd", 2e-3, 3e-3),
+        of_3x3("dw", "direct", 2e-3, 2e-3),
+        Result(other, "y", "direct", 0.0, 1, [1e-3], others={"ncnn": [0.5e-3]}),
+        make_result(layer, "db", [1e-3]),
+    ]
+    lines = tables.detail_table(results, 1e12, None).split("\n")
+    assert lines[0].startswith(
+        "| layer | pass | ms ours | ms direct | ms winograd | auto's choice | ms ncnn | GF/s ours |"
+    )
+    assert "| y | 4.00 | 2.00 | 1.00 | winograd | 8.00 | " in lines[2]
+    assert "| dx | 4.00 | 2.00 | 3.00 | winograd, 50% slower |  | " in lines[3]
+    assert "| dw | 4.00 | 2.00 | 2.00 | direct |  | " in lines[4]
+    assert "| y | 1.00 |  |  | direct | 0.50 | " in lines[5]
+    assert "| db | 1.00 |  |  |  |  | " in lines[6]
+    assert len({line.count("|") for line in lines}) == 1
+    note = tables.choice_note(results)
+    assert "in 1 of 3 passes" in note
+    assert f"worst 1.50 ({layer.name} dx)" in note
+    assert f"geometric mean {1.5 ** (1 / 3):.2f}" in note
+    assert "geometric mean 1.00 of 2 layers" in tables.ncnn_note(results)
+    assert tables.choice_note(results[3:]) is tables.ncnn_note(results[4:]) is None
+
+
 @pytest.mark.parametrize("peer", ("PyTorch", None))
 def test_plots(results, peer, tmp_path):
     pytest.importorskip("matplotlib")
     paths = plots.plot_networks(tmp_path / "new", results, 1e11, peer, "title", "NCHW 1 thread")
     assert [path.name for path in paths] == ["lenet5-NCHW-1-thread.png", "tails-NCHW-1-thread.png"]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
+
+
+# -- sides -------------------------------------------------------------------------------------------
+
+
+def test_further_sides_take_turns():
+    turns = []
+
+    def side(name, *passes):
+        return sides.Side(name, {key: lambda: turns.append(name) for key in passes}, None)
+
+    layer = shapes.parse_shape("1,2,4,4,2,3,3")
+    others = (side("direct", "y", "dx"), side("ncnn", "y"))
+    result = measure(layer, "dx", side("ours", "dx"), side("theirs", "dx"), "auto", 0.0, 4, 60, others)
+    assert list(result.others) == ["direct"]
+    assert {len(seconds) for seconds in (result.ours, result.theirs, result.others["direct"])} == {4}
+    order = list(dict.fromkeys(turns[-3 * result.calls * 2 :]))
+    assert order == ["direct", "theirs", "ours"], "the last round walks the sides backwards"
+    alone = measure(layer, "y", side("ours", "y"), None, "auto", 0.0, 3, 60, others)
+    assert (alone.theirs, list(alone.others)) == ([], ["direct", "ncnn"])
+    assert {len(seconds) for seconds in (alone.ours, *alone.others.values())} == {3}
+
+
+def test_both_sides_of_a_choice():
+    for spec, count in (("1,2,6,6,2,3,3", 2), ("1,2,6,6,2,3,3,2", 0), ("1,2,6,6,2,1,1", 0)):
+        layer = shapes.parse_shape(spec)
+        both = sides.choice_sides(layer, sides.make_arrays(layer, np.dtype(np.float32)), "NCHW")
+        assert [side.name for side in both] == ["direct", "winograd"][:count]
+        assert all(list(side.passes) == ["y", "dx", "dw"] for side in both)
+
+
+NCNN_SPECS = ("2,8,7,9,12,3,3,1,1", "2,4,9,8,6,3,5,2x1,1x2,1x2,2", "1,8,9,9,8,3,3,1,1,1,8", "1,3,5,5,2,1,1")
+
+
+@pytest.mark.parametrize("spec", NCNN_SPECS)
+def test_ncnn_computes_the_same(spec):
+    pytest.importorskip("ncnn")
+    layer = shapes.parse_shape(spec)
+    arrays = sides.make_arrays(layer, np.dtype(np.float32))
+    loops = sides.numbaconv_side("loops", layer, arrays, "NCHW", "loops")
+    assert check(layer, "y", sides.ncnn_side(layer, arrays, 1), loops) < 1e-5
 
 
 # -- the command -------------------------------------------------------------------------------------
@@ -187,6 +262,10 @@ def test_sets_add_up():
         (["--budget", "0"], "--rounds and --budget have to be positive"),
         (["--threads", "1", "100000"], "--threads takes 1 to "),
         (["--algorithm", "fast"], "algorithm must be one of "),
+        (["--both", "--algorithm", "direct"], "--both is for --algorithm auto"),
+        (["--ncnn", "--passes", "dx"], "--ncnn is for pass y in NCHW and float32"),
+        (["--ncnn", "--layout", "NHWC"], "--ncnn is for pass y in NCHW and float32"),
+        (["--ncnn", "--dtype", "float64"], "--ncnn is for pass y in NCHW and float32"),
         (["--layout", "CHWN"], "invalid choice: 'CHWN'"),
         (["--passes", "z"], "invalid choice: 'z'"),
     ),
@@ -204,6 +283,7 @@ def test_what_is_missing_is_said_in_one_line(monkeypatch, capsys, tmp_path):
     command.README.write_text("no markers")
     for arguments, message in (
         ([], "pip install 'numbaconv[bench]', or give --no-torch"),
+        (["--no-torch", "--ncnn"], "--ncnn needs ncnn: pip install ncnn"),
         (["--no-torch", "--plot", "figures"], "--plot needs matplotlib"),
         (["--no-torch", "--write"], "<!-- bench:compare: begin -->"),
     ):
@@ -249,3 +329,64 @@ def test_whole_run_of_ours_alone(monkeypatch, capsys, tmp_path, set_threads):
     assert "| 1 of 3>4@8 3x3/1 | db |" in capsys.readouterr().out
     (run,) = json.loads(data.read_text())["runs"]
     assert [len(result["seconds_ours"]) for result in run["results"]] == [2, 2]
+    # Beside auto, in the layer that has the choice and in one that has not.
+    arguments = ["--shape", "1,3,8,8,4,3,3", "--shape", "1,3,8,8,4,2,2", *arguments[2:-3], "--passes", "y", "--both"]
+    monkeypatch.setattr(sys, "argv", ["bench", *arguments, "--json", str(data)])
+    command.main()
+    output = capsys.readouterr().out
+    assert "| ms ours | ms direct | ms winograd | auto's choice |" in output
+    assert "of 1 passes that have the choice" in output
+    (run,) = json.loads(data.read_text())["runs"]
+    one, two = run["results"]
+    assert len(one["seconds_direct"]) == len(one["seconds_winograd"]) == 2
+    assert "seconds_direct" not in two
+
+
+# -- rounding ----------------------------------------------------------------------------------------
+
+
+def test_forced_variant():
+    def explained():
+        plan = numbaconv.explain((2, 64, 16, 16), (8, 64, 3, 3), padding=1, algorithm="winograd").forward
+        return str(plan).partition(";")[0]
+
+    before = explained()
+    for m in (2, 4):
+        with rounding.forced_variant(m):
+            assert f"F({m} x {m}, 3 x 3)" in explained()
+    assert explained() == before
+
+
+def test_rounding_of_one_layer():
+    errors = rounding.forward_errors(16, False)
+    assert list(errors) == ["direct", "F(2x2, 3x3)", "F(4x4, 3x3)"]
+    assert len(set(errors.values())) == 3
+    for values in (errors, rounding.weight_grad_errors(8)):
+        assert 0 < max(values.values()) <= rounding.BOUND * values["direct"]
+
+
+def test_rounding_report(monkeypatch, capsys, tmp_path):
+    readme, picture = tmp_path / "README.md", tmp_path / "new" / "rounding.png"
+    readme.write_text("before\n<!-- bench.rounding: begin -->\n<!-- bench.rounding: end -->\nafter\n")
+    errors = {"direct": 2e-7, "F(2x2, 3x3)": 1e-7, "F(4x4, 3x3)": 5e-7}
+    monkeypatch.setattr(rounding, "README", readme)
+    monkeypatch.setattr(rounding, "forward_errors", lambda C, torch: errors)
+    monkeypatch.setattr(rounding, "weight_grad_errors", lambda extent: {"direct": 1e-7, "winograd": 2e-7})
+    monkeypatch.setattr(rounding.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(rounding.report, "footer", lambda packages: f"a machine with {', '.join(packages)}")
+    rounding.main(["--write", "--plot", str(picture)])
+    text = readme.read_text()
+    assert text.startswith("before\n") and text.endswith("\nafter\n")
+    assert "| 2048 | 2e-07 | 1e-07, 0.5x | 5e-07, 2.5x |" in text
+    assert "| 7x7 | 1e-07 | 2e-07, 2.0x | F(3x3, 4x4) |" in text
+    assert text.count("\n| 32 |") == 0, "a row that only the picture has"
+    assert "Made by `python -m bench.rounding --write` on a machine with NumPy, Numba\n" in text
+    assert not picture.exists()
+    assert capsys.readouterr().err.count("pip install 'numbaconv[bench]'") == 2
+
+
+def test_rounding_picture(tmp_path):
+    pytest.importorskip("matplotlib")
+    errors = {C: {"direct": C * 1e-8, "F(4x4, 3x3)": C * 2e-8, "PyTorch": 1e-7} for C in (16, 32)}
+    rounding.draw(tmp_path / "new" / "rounding.png", errors)
+    assert (tmp_path / "new" / "rounding.png").read_bytes().startswith(b"\x89PNG")

@@ -6,14 +6,15 @@ A row of b begins wherever the table says, at a tap of a channel in the forward 
 gradient; a single tap begins at 0. a is packed in panels of MR rows: panel r // MR holds a[d, t, r] at
 (d * taps + t) * MR + r % MR. c[r, i] is at r * c_pitch + i.
 
-The sum of one element runs over d and t in order, in one accumulator, whatever tile it falls into. A row or column
-that a tail tile computes and c has no use for never meets another one.
+The sum of one element runs over d and t in order, in one accumulator, whatever tile it falls into, and is then added
+to c: rounding errors of sums of sums grow more slowly with the number of terms. A row or column that a tail tile
+computes and c has no use for never meets another one.
 """
 
 from numba import njit
 
 from . import tiling
-from .simd import lanes_of, load_integer, moved, tile_load, tile_multiply_add, tile_store, tile_zero
+from .simd import lanes_of, load_integer, moved, tile_add, tile_multiply_add, tile_store, tile_zero
 
 MR = tiling.MR
 VECTORS = tiling.VECTORS
@@ -25,7 +26,7 @@ def make_micro_kernel(rows, vectors):
     @njit(error_model="numpy")
     def micro_kernel(depth, taps, table, a, b, b_depth, c, c_pitch, fresh):
         lanes = lanes_of(c)
-        tile = tile_zero(c, rows, vectors) if fresh else tile_load(c, c_pitch, lanes, rows, vectors)
+        tile = tile_zero(c, rows, vectors)
         if taps == 1:  # rows at one distance: looking up each would take 10% longer
             for _ in range(depth):
                 tile = tile_multiply_add(tile, a, 1, b, lanes)
@@ -36,7 +37,10 @@ def make_micro_kernel(rows, vectors):
                     tile = tile_multiply_add(tile, a, 1, moved(b, load_integer(table, t)), lanes)
                     a = moved(a, MR)
                 b = moved(b, b_depth)
-        tile_store(c, c_pitch, lanes, tile)
+        if fresh:
+            tile_store(c, c_pitch, lanes, tile)
+        else:
+            tile_add(c, c_pitch, lanes, tile)
 
     return micro_kernel
 

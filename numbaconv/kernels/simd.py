@@ -490,6 +490,20 @@ def tile_multiply_add(typingctx, tile, a, a_pitch, b, b_pitch):
 
 
 @intrinsic
+def tile_add(typingctx, c, row_pitch, vector_pitch, tile):
+    """the vector at c[r * row_pitch + v * vector_pitch] += t[r, v]"""
+
+    def generate(context, builder, signature, args):
+        for i, offset in tile_offsets(builder, tile, args[1], args[2]):
+            before = emit_load(builder, args[0], offset, tile.vector)
+            total = builder.fadd(before, builder.extract_value(args[3], i))
+            emit_store(builder, total, args[0], offset, tile.vector)
+        return context.get_dummy_value()
+
+    return types.void(c, types.int64, types.int64, tile), generate
+
+
+@intrinsic
 def tile_store(typingctx, c, row_pitch, vector_pitch, tile):
     """the vector at c[r * row_pitch + v * vector_pitch] = t[r, v]"""
 

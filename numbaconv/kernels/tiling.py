@@ -44,8 +44,8 @@ NC_BYTES = 15 * 64
 PANEL_BYTES = 512 * 1024
 # A block of rows of `lanes` channels of a depthwise layer, what goes in and what comes out: an eighth of L2.
 PLANES_BYTES = 128 * 1024
-# Pixels that a weight-gradient tile sums before it goes back to memory: its way there and back, 32 vectors, is
-# then 1% of the multiply-adds.
+# Products that a tile sums before it goes back to memory: its way there and back, 32 vectors, is then 1% of the
+# multiply-adds.
 DEPTH = 512
 # Filters whose sums wait in scratch while the panel is in use: MC x NC elements are at most 240 KiB.
 MC = 256

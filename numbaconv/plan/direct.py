@@ -32,32 +32,49 @@ def block_forward(p: Product, dtype: np.dtype) -> forward.Blocking:
     flat = pointwise and batch == 1 and p.OW == p.W
     taps = max(1, p.KH * p.KW)
     reach = p.reach(0), p.reach(1)
+    most = tiling.NC_BYTES // dtype.itemsize
+    # The channels of a block decide the order of a sum, which depends on the shape of an image alone: found for a
+    # batch without end and for both ways of walking it, whose blocks are as large as any.
+    endless = replace(p, N=1 << 20)
     group = 0
     if flat:
-        most = tiling.NC_BYTES // dtype.itemsize
         pieces = -(-PIECES // (p.groups * f_blocks))
         columns = min(most, max(round_up(-(-p.N * p.OW // pieces), lanes), 4 * lanes))
-        images, rows, count = 1, 1, columns
+        images, rows, count, largest = 1, 1, columns, _odd_lines(most + lanes, line)
     else:
+        in_strip, in_panel = (_output_block(endless, r, 1, f_blocks, dtype) for r in (reach, (0, 0)))
+        many = _output_block(endless, reach, 4 * lanes, f_blocks, dtype)
+        largest = _odd_lines(max(_strip(p, *in_strip, 1), _strip(p, *many, 4 * lanes)) + lanes, line)
+        if taps > 1 and batch == 1 and _panel_pays(MC, in_strip, in_panel, reach, lanes):
+            group, reach = lanes, (0, 0)
+            largest = taps * _odd_lines(most, line)
         images, rows, columns = _output_block(p, reach, batch, f_blocks, dtype)
         count = _pixels(images, rows, columns, reach) * batch
-        if taps > 1 and batch == 1:
-            compact = _output_block(p, (0, 0), batch, f_blocks, dtype)
-            # For each pixel and tap: vectors multiplied with MC filters, and to a panel they are copied before.
-            in_strip = UNALIGNED * MC * -(-count // lanes) / (images * rows * columns)
-            copies = COPY_COST * -(-compact[2] // lanes) / compact[2]
-            in_panel = MC * -(-prod(compact) // lanes) / prod(compact) + copies
-            if in_panel < in_strip:
-                images, rows, columns = compact
-                count = prod(compact)
-                group = lanes
-    strip = p.phases(0) * p.phases(1) * images * (rows + reach[0]) * (columns + reach[1]) * batch + lanes
-    strip_pitch, pitch = _odd_lines(strip, line), _odd_lines(count, line)
-    channel = taps * pitch if group else strip_pitch
-    KC = even_blocks(p.C, tiling.PANEL_BYTES // dtype.itemsize // channel)
+    strip_pitch = _odd_lines(_strip(p, images, rows, columns, batch) + lanes, line)
+    fitting = min(tiling.PANEL_BYTES // dtype.itemsize // largest, tiling.DEPTH // taps)
+    KC = even_blocks(p.C, fitting)
+    pitch = _odd_lines(count, line)
     b = forward.Blocking(MC, KC, images, rows, columns, batch, strip_pitch, pitch, False, flat, min(group, KC))
     # Filters that lie side by side (a 1 x 1 kernel in the input gradient) are read a few cache lines at a time, ahead.
     return replace(b, packed=forward.blocks(p, b) > 2 or p.w_strides[1] == 1)
+
+
+def _strip(p: Product, images: int, rows: int, columns: int, batch: int) -> int:
+    """Elements of a channel of the strip of a block."""
+    pixels = images * (rows + p.reach(0)) * (columns + p.reach(1)) * batch
+    return p.phases(0) * p.phases(1) * pixels
+
+
+def _panel_pays(
+    MC: int, in_strip: tuple[int, int, int], in_panel: tuple[int, int, int], reach: tuple[int, int], lanes: int
+) -> bool:
+    """Whether MC filters are multiplied faster with a panel of these blocks than with a strip of those.
+
+    For each pixel and tap: vectors times filters, and to a panel the vectors are copied before.
+    """
+    strip = UNALIGNED * MC * -(-_pixels(*in_strip, reach) // lanes) / prod(in_strip)
+    copies = COPY_COST * -(-in_panel[2] // lanes) / in_panel[2]
+    return MC * -(-prod(in_panel) // lanes) / prod(in_panel) + copies < strip
 
 
 def _odd_lines(elements: int, line: int) -> int:

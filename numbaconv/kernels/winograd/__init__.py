@@ -7,4 +7,9 @@
 
 :mod:`.forward` is this nest for y and for dx, :mod:`.weight_grad` has the transformed dy in the place of the filters
 and sums over tiles.
+
+Numerics: tiles are 4 x 4 outputs, or 2 x 2 on short sums and where 2 x 2 needs no more products; neither the batch nor
+the threads change that. On independent normal data the relative RMS error is at most 3 times that of the direct sum.
+Integers are not exact. Infinity may become NaN, and NaN or infinity may spread over the tile it is in, in dw over the
+taps, but never vanish.
 """
