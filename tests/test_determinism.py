@@ -25,6 +25,12 @@ REDUCTIONS = (
     Case("many_images", 33, 2, 9, 9, 3, 3, 3, padding=1),
     Case("strided", 3, 5, 33, 35, 7, 3, 3, stride=2, padding=1),
 )
+BATCHES = (
+    COMMON,
+    Case("batch_of_19", 19, 3, 6, 5, 7, 3, 3, padding=1),
+    Case("deep_pointwise", 7, 600, 3, 3, 32, 1, 1),
+    Case("deep", 5, 130, 5, 4, 24, 3, 3, padding=1),
+)
 each_case = pytest.mark.parametrize("case", REDUCTIONS + LIGHT_BLOCKS, ids=str)
 
 
@@ -50,7 +56,7 @@ def test_threads(algorithm, case, layout, dtype, name, set_threads):
 @pytest.mark.parametrize("name", ("conv2d", "conv2d_input_grad"))
 @each_dtype
 @each_layout
-@pytest.mark.parametrize("case", (COMMON, Case("batch_of_19", 19, 3, 6, 5, 7, 3, 3, padding=1)), ids=str)
+@pytest.mark.parametrize("case", BATCHES, ids=str)
 @each_algorithm
 def test_image_alone_or_in_a_batch(algorithm, case, layout, dtype, name):
     skip_unless_supported(case, algorithm)

@@ -9,7 +9,7 @@ from numba import njit
 
 import numbaconv
 from numbaconv.kernels import tiling
-from numbaconv.kernels.product import MR, VECTORS, product
+from numbaconv.kernels.product import ADD, CONTINUE, FRESH, MR, VECTORS, product
 from numbaconv.kernels.simd import pointer
 from numbaconv.kernels.winograd import algebra
 from numbaconv.kernels.winograd.transforms import FILTER, GRAD, INPUT, OUTPUT, TAP, line, matrix_of
@@ -89,7 +89,7 @@ def test_transform_of_a_line(kind, m):
 
 
 @njit
-def run_product(a, b, c, rows, vectors, depth, width, sizes, fresh):
+def run_product(a, b, c, rows, vectors, depth, width, sizes, mode):
     a_row, a_block, a_step, b_block, c_block = sizes
     like = pointer_like(c)
     first, second, result = (
@@ -97,7 +97,7 @@ def run_product(a, b, c, rows, vectors, depth, width, sizes, fresh):
         pointer(np.int64(b.ctypes.data), like),
         pointer(np.int64(c.ctypes.data), like),
     )
-    product(rows, vectors, depth, width, first, a_row, a_block, a_step, second, b_block, result, LANES, c_block, fresh)
+    product(rows, vectors, depth, width, first, a_row, a_block, a_step, second, b_block, result, LANES, c_block, mode)
     return a[0], b[0], c[0]
 
 
@@ -114,10 +114,10 @@ def test_product_on_all_tails(rows):
             left = a.transpose(1, 0, 2).reshape(room, -1)[:rows, :depth]
             expected = np.einsum("rk,vki->vri", left, b[:, :depth])
             sizes = width, room * width, 1, b[0].size, room * LANES
-            for fresh, start in ((True, np.nan), (False, 3)):
+            for mode, start in ((FRESH, np.nan), (CONTINUE, 3), (ADD, 3)):
                 c = np.full((vectors, room, LANES), start, np.float32)
-                run_product(a.ravel(), b.ravel(), c.ravel(), rows, vectors, depth, width, sizes, fresh)
-                np.testing.assert_array_equal(c[:, :rows], expected + (0 if fresh else 3))
+                run_product(a.ravel(), b.ravel(), c.ravel(), rows, vectors, depth, width, sizes, mode)
+                np.testing.assert_array_equal(c[:, :rows], expected + (0 if mode == FRESH else 3))
 
 
 # -- the passes --------------------------------------------------------------------------------------

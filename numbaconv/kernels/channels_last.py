@@ -26,7 +26,7 @@ from . import tiling
 from .forward import Product
 from .launch import Address, Launch, NestKernel
 from .packing import clear, pack_pixels, unpack_pixels
-from .product import product
+from .product import ADD, CONTINUE, FRESH, product
 from .simd import (
     claim,
     lanes_of,
@@ -44,6 +44,7 @@ from .simd import (
 MR = tiling.FILTERS_MR
 # Channels of a row of taps from which it is a product of its own: its part of the weight then fills half of L1.
 LONG_ROW = 128
+DEPTH = tiling.DEPTH
 
 
 @dataclass(frozen=True)
@@ -156,9 +157,10 @@ def channels_last(scratch, arguments, worker):
                     fill_sums(pixel, y_w, count, vectors, stage)
                 for k in range(0, max(C, 1), KC):
                     depth = min(KC, C - k)
+                    mode = mode_of(k, C, k == 0 and bias_address == 0)
                     product(
                         count, vectors, depth, max(depth, 1), moved(source, start * x_w + k * x_c), x_w, 0, x_c,
-                        moved(b, k * lanes), b_block, pixel, y_w, lanes, k == 0 and bias_address == 0,
+                        moved(b, k * lanes), b_block, pixel, y_w, lanes, mode,
                     )  # fmt: skip
                 continue
             n, oh, ow, depth_n, height, width = 0, 0, 0, 1, 1, count
@@ -203,18 +205,27 @@ def channels_last(scratch, arguments, worker):
                 top = moved(strip, base + i * row_step + kw * dilation_w * C)
                 for k in range(0, depth, max(depth, 1) if joined else KC):
                     deep = depth if joined else min(KC, depth - k)
+                    mode = mode_of(k, depth, fresh)
                     product(
                         count, vectors, deep, max(stretch, 1) if joined else deep, moved(top, k),
-                        stride_w * C, row_step, 1, moved(b, k * lanes), b_block, sums, pitch, lanes, fresh,
+                        stride_w * C, row_step, 1, moved(b, k * lanes), b_block, sums, pitch, lanes, mode,
                     )  # fmt: skip
                     fresh = False
                 b = moved(b, depth * lanes)
         if fresh:  # no taps or no channels: the sum of nothing
-            product(count, vectors, 0, 1, strip, 0, 0, 0, b, 0, sums, pitch, lanes, True)
+            product(count, vectors, 0, 1, strip, 0, 0, 0, b, 0, sums, pitch, lanes, FRESH)
         unpack_pixels(
             sums, pitch, strip_rows * row_pixels * pitch, row_pixels, out, y_n, y_f, y_h, y_w, depth_n, height, width,
             filters, accumulate,
         )  # fmt: skip
+
+
+@njit(error_model="numpy")
+def mode_of(k, depth, fresh):
+    """How the product from k on of a row of taps, `depth` in all, meets the sums: long ones are summed apart."""
+    if fresh:
+        return FRESH
+    return ADD if k == 0 and depth >= DEPTH else CONTINUE
 
 
 @njit(error_model="numpy")

@@ -2,14 +2,18 @@
 
 The vectors of b and c lie apart: b[k, i] at i // lanes * b_block + k * lanes + i % lanes, and c[r, i] at r * c_row +
 i // lanes * c_block + i % lanes. a[r, k] is broadcast, from r * a_row + k // width * a_block + k % width * a_step,
-width >= 1. The sum of an element runs over k in order, in one accumulator, whatever tile it falls into, and is then
-added to c: rounding errors of sums of sums grow more slowly with the number of terms.
+width >= 1. The sum of an element runs over k in order, in one accumulator, whatever tile it falls into.
+
+It starts from 0 (FRESH), or from what c holds (CONTINUE), or from 0 and is added to c at the end (ADD): rounding errors
+of sums of sums grow more slowly with the number of terms.
 """
 
 from numba import njit
 
 from . import tiling
-from .simd import lanes_of, moved, tile_add, tile_multiply_add, tile_store, tile_zero
+from .simd import lanes_of, moved, tile_add, tile_load, tile_multiply_add, tile_store, tile_zero
+
+FRESH, CONTINUE, ADD = range(3)
 
 MR = tiling.FILTERS_MR
 VECTORS = tiling.FILTERS_VECTORS
@@ -19,9 +23,9 @@ def make_micro_kernel(rows, vectors):
     """Micro-kernel of a tile of `rows` x `vectors` vectors; the tile stays in registers."""
 
     @njit(error_model="numpy")
-    def micro_kernel(depth, width, a, a_row, a_block, a_step, b, b_block, c, c_row, c_block, fresh):
+    def micro_kernel(depth, width, a, a_row, a_block, a_step, b, b_block, c, c_row, c_block, mode):
         lanes = lanes_of(c)
-        tile = tile_zero(c, rows, vectors)
+        tile = tile_load(c, c_row, c_block, rows, vectors) if mode == CONTINUE else tile_zero(c, rows, vectors)
         for start in range(0, depth, width):
             column = a
             for _ in range(min(width, depth - start)):
@@ -29,10 +33,10 @@ def make_micro_kernel(rows, vectors):
                 column = moved(column, a_step)
                 b = moved(b, lanes)
             a = moved(a, a_block)
-        if fresh:
-            tile_store(c, c_row, c_block, tile)
-        else:
+        if mode == ADD:
             tile_add(c, c_row, c_block, tile)
+        else:
+            tile_store(c, c_row, c_block, tile)
 
     return micro_kernel
 
@@ -45,8 +49,8 @@ tail_2 = make_micro_kernel(4, 2) if VECTORS > 2 else tail_wide
 
 
 @njit(error_model="numpy")
-def product(rows, vectors, depth, width, a, a_row, a_block, a_step, b, b_block, c, c_row, c_block, fresh):
-    """c[:rows, :vectors * lanes] (= if fresh, else +=) the product; c and a have room for rows rounded up to MR."""
+def product(rows, vectors, depth, width, a, a_row, a_block, a_step, b, b_block, c, c_row, c_block, mode):
+    """c[:rows, :vectors * lanes] (= if FRESH, else +=) the product; c and a have room for rows rounded up to MR."""
     i = 0
     while i < vectors:  # b of a tile stays in L1
         left = vectors - i
@@ -57,15 +61,15 @@ def product(rows, vectors, depth, width, a, a_row, a_block, a_step, b, b_block, 
             out = moved(c, i * c_block + r * c_row)
             if rows - r > 4:
                 if step == VECTORS:
-                    micro_wide(depth, width, top, a_row, a_block, a_step, right, b_block, out, c_row, c_block, fresh)
+                    micro_wide(depth, width, top, a_row, a_block, a_step, right, b_block, out, c_row, c_block, mode)
                 elif step == 2:
-                    micro_2(depth, width, top, a_row, a_block, a_step, right, b_block, out, c_row, c_block, fresh)
+                    micro_2(depth, width, top, a_row, a_block, a_step, right, b_block, out, c_row, c_block, mode)
                 else:
-                    micro_1(depth, width, top, a_row, a_block, a_step, right, b_block, out, c_row, c_block, fresh)
+                    micro_1(depth, width, top, a_row, a_block, a_step, right, b_block, out, c_row, c_block, mode)
             elif step == VECTORS:
-                tail_wide(depth, width, top, a_row, a_block, a_step, right, b_block, out, c_row, c_block, fresh)
+                tail_wide(depth, width, top, a_row, a_block, a_step, right, b_block, out, c_row, c_block, mode)
             elif step == 2:
-                tail_2(depth, width, top, a_row, a_block, a_step, right, b_block, out, c_row, c_block, fresh)
+                tail_2(depth, width, top, a_row, a_block, a_step, right, b_block, out, c_row, c_block, mode)
             else:
-                tail_1(depth, width, top, a_row, a_block, a_step, right, b_block, out, c_row, c_block, fresh)
+                tail_1(depth, width, top, a_row, a_block, a_step, right, b_block, out, c_row, c_block, mode)
         i += step

@@ -20,7 +20,7 @@ from math import prod
 from ..forward import Product
 from ..launch import Address, Launch, NestKernel
 from ..packing import clear
-from ..product import product
+from ..product import ADD, FRESH, product
 from ..simd import claim, lanes_of, moved, pointer, unpacked
 from .algebra import TAPS
 from .transforms import INPUT, make_filter_transform, make_output_transform, make_tile_transform
@@ -136,7 +136,7 @@ def make_kernel(m):
                         here * height * width, (filters + lanes - 1) // lanes, channels, lanes,
                         moved(V, position * v_plane), lanes, capacity * lanes, 1,
                         moved(U, position * u_plane), KC * lanes,
-                        moved(M, position * m_plane), lanes, capacity * lanes, c == 0,
+                        moved(M, position * m_plane), lanes, capacity * lanes, FRESH if c == 0 else ADD,
                     )  # fmt: skip
             transform_output(
                 M, m_plane, capacity * lanes, strip, lines, (moved(bias, f * bias_f), bias_f, bias_address != 0),

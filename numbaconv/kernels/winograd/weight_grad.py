@@ -20,7 +20,7 @@ from numba import njit
 from ...geometry import Geometry
 from .. import tiling, weight_grad
 from ..launch import Address, Launch, NestKernel
-from ..product import product
+from ..product import ADD, FRESH, product
 from ..simd import claim, lanes_of, moved, pointer, unpacked
 from .algebra import TAPS
 from .transforms import GRAD, INPUT, TAP, line, make_tile_transform
@@ -172,7 +172,7 @@ def make_kernel(m):
                         filters, (channels + lanes - 1) // lanes, tiles, capacity,
                         moved(D, position * d_plane), 1, 0, filter_pitch,
                         moved(V, position * v_plane), capacity * lanes,
-                        moved(M, position * m_plane), lanes, filter_pitch * lanes, block == first,
+                        moved(M, position * m_plane), lanes, filter_pitch * lanes, FRESH if block == first else ADD,
                     )  # fmt: skip
             sums = moved(partial, (share * groups + group) * padded_F * f_pitch + f * f_pitch)
             transform_taps(
