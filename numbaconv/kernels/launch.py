@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import get_num_threads, njit, prange, types
+from numba import njit, prange, types
 from numba.core.ccallback import CFunc
 from numba.extending import intrinsic
 
@@ -111,7 +111,7 @@ def entry_point(dtype: np.dtype, parallel: bool) -> Callable[..., bool]:
     kind = NUMBA_DTYPES[dtype]
     four, one = types.Array(kind, 4, "A"), types.Array(kind, 1, "A")
     integers, memory = types.Array(types.int64, 1, "C"), types.Array(types.uint8, 1, "C")
-    dispatcher = run_parallel if parallel else run_serial
+    dispatcher = run_parallel if parallel and not turn.forked else run_serial
     cached(dispatcher, dispatcher.py_func)
     entry: Callable[..., bool] = dispatcher.compile((four, four, one, four, integers, memory, types.int64))
     return entry
@@ -220,11 +220,9 @@ class Program:
 
     def run(self, a: Array, b: Array, c: Array, out: Array) -> bool:
         """Run on arrays of four, four, one and four dimensions; False if one is not aligned, and nothing was done."""
-        if not self.parallel or (threads := get_num_threads()) == 1 or not turn.take():
+        if not self.parallel or (threads := turn.threads()) == 1:
             return self._serial(a, b, c, out, self._program, np.empty(self._bytes[1], np.uint8), 1)
-        try:
-            workers = min(threads, self.pieces)
-            memory = np.empty(self._bytes[0] + self.scratch * workers * self.dtype.itemsize, np.uint8)
+        workers = min(threads, self.pieces)
+        memory = np.empty(self._bytes[0] + self.scratch * workers * self.dtype.itemsize, np.uint8)
+        with turn.lock:
             return entry_point(self.dtype, True)(a, b, c, out, self._program, memory, workers)
-        finally:
-            turn.leave()
