@@ -11,11 +11,13 @@ import hashlib
 import inspect
 import os
 import pickle
+import signal
 import sys
 import threading
 import uuid
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ import numba
 import numpy as np
 from numba import types
 from numba.core import caching, serialize
+from numba.core.compiler_lock import global_compiler_lock
 
 
 @cache
@@ -91,6 +94,43 @@ class Turn:
 
 
 turn = Turn()
+
+# A child that is forked while another thread compiles would wait for that thread, which it does not have.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=global_compiler_lock.acquire,
+        after_in_parent=global_compiler_lock.release,
+        after_in_child=global_compiler_lock.release,
+    )
+
+
+@contextmanager
+def compiling() -> Iterator[None]:
+    """Numba's compiler for this thread alone, and Ctrl-C held back until it is done.
+
+    An interrupt while Numba installs its types leaves some out, and nothing compiles in that process any more.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    holds = callable(handler) and threading.current_thread() is threading.main_thread()
+    caught: list[Any] = []
+    process = os.getpid()
+
+    def hold(*interrupt: Any) -> None:
+        if os.getpid() == process:
+            caught.append(interrupt)
+        else:  # another thread has forked, and nobody puts the handler back in the child
+            handler(*interrupt)
+
+    if holds:
+        signal.signal(signal.SIGINT, hold)
+    try:
+        with global_compiler_lock:
+            yield
+    finally:
+        if holds:
+            signal.signal(signal.SIGINT, handler)
+            if caught:
+                handler(*caught[0])
 
 
 class KernelCache(caching.NullCache):
@@ -201,7 +241,8 @@ class Kernel:
                     else SCALARS[name]
                     for name in self._names
                 ]
-                entry = entry.compile(tuple(signature))
+                with compiling():
+                    entry = entry.compile(tuple(signature))
             self._entries[dtype, parallel] = entry
         return entry
 

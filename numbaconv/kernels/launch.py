@@ -21,7 +21,7 @@ from numba.core.ccallback import CFunc
 from numba.extending import intrinsic
 
 from ..arrays import Array
-from .jit import cached, turn
+from .jit import cached, compiling, turn
 
 NUMBA_DTYPES = {np.dtype(np.float32): types.float32, np.dtype(np.float64): types.float64}
 OPTIONS = {"error_model": "numpy", "nopython": True}
@@ -112,8 +112,9 @@ def entry_point(dtype: np.dtype, parallel: bool) -> Callable[..., bool]:
     four, one = types.Array(kind, 4, "A"), types.Array(kind, 1, "A")
     integers, memory = types.Array(types.int64, 1, "C"), types.Array(types.uint8, 1, "C")
     dispatcher = run_parallel if parallel and not turn.forked else run_serial
-    cached(dispatcher, dispatcher.py_func)
-    entry: Callable[..., bool] = dispatcher.compile((four, four, one, four, integers, memory, types.int64))
+    with compiling():
+        cached(dispatcher, dispatcher.py_func)
+        entry: Callable[..., bool] = dispatcher.compile((four, four, one, four, integers, memory, types.int64))
     return entry
 
 
@@ -135,11 +136,14 @@ class NestKernel:
         """The address of its machine code, compiled or loaded on first use."""
         function = self._compiled.get(dtype)
         if function is None:
-            kinds = (types.CPointer(NUMBA_DTYPES[dtype]), types.CPointer(types.int64), types.int64)
-            function = CFunc(self.function, (kinds, types.int64), {}, OPTIONS)
-            cached(function, self.function)
-            function.compile()
-            self._compiled[dtype] = function
+            with compiling():  # several first calls at once: one compiles
+                function = self._compiled.get(dtype)
+                if function is None:
+                    kinds = (types.CPointer(NUMBA_DTYPES[dtype]), types.CPointer(types.int64), types.int64)
+                    function = CFunc(self.function, (kinds, types.int64), {}, OPTIONS)
+                    cached(function, self.function)
+                    function.compile()
+                    self._compiled[dtype] = function
         address: int = function.address
         return address
 
