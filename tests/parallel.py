@@ -1,0 +1,20 @@
+"""Parallel starts for every call, however small: threads then race where the plan would have spared them."""
+
+from numbaconv import functional, plan
+
+THRESHOLDS = ("PARALLEL_FLOPS", "PARALLEL_BYTES")
+
+
+def forget_plans():
+    """What was planned under other thresholds is planned again."""
+    for planned in (plan.plan_forward, plan.plan_input_grad, plan.plan_weight_grad, plan.plan_bias_grad):
+        planned.cache_clear()
+    functional._known.clear()
+
+
+def always():
+    """From here on, in this process."""
+    for name in THRESHOLDS:
+        assert hasattr(plan, name), f"the plan has no {name} any more"
+        setattr(plan, name, 0)
+    forget_plans()
