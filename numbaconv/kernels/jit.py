@@ -19,6 +19,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +38,21 @@ def source_digest() -> bytes:
     Numba's own key covers only the file a function stands in, and would go on using machine code
     compiled from an older version of what that function calls.
     """
+    sources = {path.name: path for path in resources.files(__package__).iterdir() if path.name.endswith(".py")}
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    for name in sorted(sources):
+        digest.update(name.encode() + b"\0" + sources[name].read_bytes())
     return digest.digest()
 
 
-@cache
+_warned: list[str] = []
+
+
 def warn_uncached(reason: str) -> None:
-    """Say once that kernels are compiled again in every process."""
+    """Say that kernels are compiled again in every process; once, for whatever reason came first."""
+    if _warned:
+        return
+    _warned.append(reason)
     warnings.warn(
         f"numbaconv compiles its kernels anew in every process: {reason}. "
         "Set NUMBA_CACHE_DIR to a folder that can be written.",
