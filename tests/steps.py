@@ -36,3 +36,13 @@ def train(count, layers=LAYERS):
         for _, parameter, gradient in layer.parameters():
             parameter -= np.float32(1e-3) * gradient
     return digest.hexdigest()
+
+
+class Digests:
+    """A data set in the way of PyTorch, each item of which is computed by training."""
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, i):
+        return train(10)

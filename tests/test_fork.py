@@ -56,7 +56,7 @@ assert train(10) == alone
 """
 
 
-@pytest.mark.parametrize("layer", ("workqueue", "omp", "default"))
+@pytest.mark.parametrize("layer", ("workqueue", "omp"))
 def test_children(layer):
     """fork, fork in a fork, and pools that fork, spawn and have a server; then the parent again."""
     run_python(HEAD + CHILDREN, NUMBA_NUM_THREADS="2", NUMBA_THREADING_LAYER=layer)
