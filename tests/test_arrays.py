@@ -133,3 +133,24 @@ def test_a_view_of_one_array_may_be_every_input(name):
 def test_nothing_beside_the_arrays_is_touched():
     """Unreadable pages right before and right after each of them: reads by whole vectors end in time."""
     assert run_python("from tests.guard import main; main()").strip() == "no stray access"
+
+
+STRAY = """
+import os
+import numpy as np
+from tests.guard import guarded
+
+array = guarded(np.ones(5, np.float32), "{side}")
+child = os.fork()
+if child == 0:
+    np.lib.stride_tricks.as_strided(array[{last}:], (2,), ({step},)).sum()
+    os._exit(0)
+print(os.waitpid(child, 0)[1])
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs mprotect")
+@pytest.mark.parametrize(("side", "last", "step"), (("end", 4, 4), ("begin", 0, -4)))
+def test_the_page_beside_an_array_cannot_be_read(side, last, step):
+    """So that the test above means something."""
+    assert int(run_python(STRAY.format(side=side, last=last, step=step)).strip()) not in (0, 256)
