@@ -195,7 +195,7 @@ class Program:
         dtype: np.dtype,
         parallel: bool,
     ) -> None:
-        self.dtype, self.launches = dtype, tuple(launches)
+        self.dtype = dtype
         self.pieces = max((launch.pieces for launch in launches), default=0)
         self.parallel = parallel and self.pieces > 1
         line = 64 // dtype.itemsize
