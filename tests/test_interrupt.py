@@ -6,6 +6,9 @@ import pytest
 
 from .process import run_python
 
+# The threading layer that is always there, and that minds least what else the machine does.
+THREADS = {"NUMBA_NUM_THREADS": "2", "NUMBA_THREADING_LAYER": "workqueue"}
+
 pytestmark = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs the signals of POSIX")
 
 HEAD = """
@@ -47,7 +50,7 @@ print(interrupts)
 
 
 def test_interrupts_at_any_moment():
-    assert int(run_python(HEAD + MANY, NUMBA_NUM_THREADS="2")) > 1000
+    assert int(run_python(HEAD + MANY, **THREADS)) > 1000
 
 
 LONG = """
@@ -72,7 +75,7 @@ for name in PASSES[:3]:
 
 
 def test_interrupt_of_a_long_call():
-    run_python(HEAD + LONG, NUMBA_NUM_THREADS="2")
+    run_python(HEAD + LONG, **THREADS)
 
 
 COMPILING = """
@@ -112,6 +115,6 @@ print(calls > 20, interrupts)
 def test_interrupt_of_a_compilation(tmp_path):
     """The first call of a process, with nothing on disk and with what such a call left there."""
     for _ in range(2):
-        out = run_python(HEAD + COMPILING, NUMBA_NUM_THREADS="2", NUMBA_CACHE_DIR=str(tmp_path)).split()
+        out = run_python(HEAD + COMPILING, **THREADS, NUMBA_CACHE_DIR=str(tmp_path)).split()
         assert out[0] == "True"
         assert int(out[1]) >= 1

@@ -218,6 +218,6 @@ print(after[0] - before[0], after[1] - before[1])
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_ten_thousand_calls_do_not_grow():
     """All kinds of arrays, passes and layers, errors, threads that come and go: 0.4 KiB a call would be seen."""
-    kibibytes, threads = map(int, run_python(GROWTH, NUMBA_NUM_THREADS="2").split())
+    kibibytes, threads = map(int, run_python(GROWTH, NUMBA_NUM_THREADS="2", NUMBA_THREADING_LAYER="workqueue").split())
     assert kibibytes < 4096
     assert threads <= 0
