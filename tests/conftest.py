@@ -2,6 +2,10 @@ import numba
 import pytest
 from hypothesis import settings
 
+from numbaconv import plan
+
+from . import parallel
+
 # The helpers' assertions are to be as telling as those of the tests.
 pytest.register_assert_rewrite("tests.problem")
 
@@ -22,3 +26,13 @@ def set_threads():
 
     yield set_threads
     numba.set_num_threads(before)
+
+
+@pytest.fixture
+def every_call_parallel(monkeypatch):
+    """Small problems are shared out to threads as well."""
+    for name in parallel.THRESHOLDS:
+        monkeypatch.setattr(plan, name, 0)
+    parallel.forget_plans()
+    yield
+    parallel.forget_plans()
