@@ -21,9 +21,9 @@ def empty_of(byte):
 
 
 def check(problem, patch):
-    """The same bits in scratch and results of zeros and of NaN."""
+    """The same bits in scratch and results of zeros and of NaN; the loops have no scratch."""
     for algorithm in ALGORITHMS:
-        if not problem.case.supports(algorithm):
+        if algorithm == "loops" or not problem.case.supports(algorithm):
             continue
         for name in PASSES:
             results = [problem.run(name, algorithm)]  # compiled before NumPy is another
