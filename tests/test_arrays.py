@@ -9,8 +9,8 @@ import pytest
 import numbaconv
 
 from .arrays import VARIANTS, reversed_strides, rotated, strided, transposed
-from .cases import COMMON, MEMORY, each_algorithm, each_dtype, each_layout, each_pass, each_pass_and_algorithm
-from .problem import Problem, assert_same_bits
+from .cases import COMMON, EMPTY, MEMORY, each_algorithm, each_dtype, each_layout, each_pass, each_pass_and_algorithm
+from .problem import Problem, assert_exact, assert_same_bits
 from .process import run_python
 
 ARRAYS = ("x", "weight", "bias", "dy")
@@ -55,6 +55,20 @@ def check_inputs(problem, algorithm, variant, name):
         assert result.flags.c_contiguous
         assert_same_bits(result, desired)
         assert [memory(getattr(other, argument)) for argument in arrays] == before
+
+
+@each_pass_and_algorithm
+@each_layout
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.__name__)
+@pytest.mark.parametrize("case", EMPTY, ids=str)
+def test_empty_arrays_of_every_kind(algorithm, case, variant, layout, name):
+    """Where there are no elements, those of the result are written all the same."""
+    if not case.supports(algorithm):
+        pytest.skip(f"{algorithm} does not do this case")
+    problem = Problem.integers(case, np.float32, layout)
+    expected = problem.expected(name)
+    out = np.full(expected.shape, np.nan, np.float32)
+    assert_exact(problem.map(variant).run(name, algorithm, out=out), expected, np.float32)
 
 
 @each_pass_and_algorithm
