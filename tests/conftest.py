@@ -2,8 +2,6 @@ import numba
 import pytest
 from hypothesis import settings
 
-from numbaconv import plan
-
 from . import parallel
 
 # The helpers' assertions are to be as telling as those of the tests.
@@ -29,10 +27,7 @@ def set_threads():
 
 
 @pytest.fixture
-def every_call_parallel(monkeypatch):
+def every_call_parallel():
     """Small problems are shared out to threads as well."""
-    for name in parallel.THRESHOLDS:
-        monkeypatch.setattr(plan, name, 0)
-    parallel.forget_plans()
-    yield
-    parallel.forget_plans()
+    with parallel.everywhere():
+        yield

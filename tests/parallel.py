@@ -1,5 +1,7 @@
 """Parallel starts for every call, however small: threads then race where the plan would have spared them."""
 
+from contextlib import contextmanager
+
 from numbaconv import functional, plan
 
 THRESHOLDS = ("PARALLEL_FLOPS", "PARALLEL_BYTES")
@@ -18,3 +20,16 @@ def always():
         assert hasattr(plan, name), f"the plan has no {name} any more"
         setattr(plan, name, 0)
     forget_plans()
+
+
+@contextmanager
+def everywhere():
+    """Inside of the block."""
+    before = {name: getattr(plan, name) for name in THRESHOLDS}
+    always()
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(plan, name, value)
+        forget_plans()

@@ -3,6 +3,7 @@
 import sys
 import tracemalloc
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -163,6 +164,13 @@ def test_memory_error_for_scratch_leaves_everything_usable(name, monkeypatch):
             problem.run(name, "direct", out=out)
     assert np.isnan(out).all()
     assert_same_bits(problem.run(name, "direct", out=out), desired)
+
+
+@pytest.mark.xfail(strict=True, reason="dx at stride s is planned as s * s products, those of no tap among them")
+def test_plan_of_a_large_stride_is_small():
+    """Stride 100, two taps: four products would do."""
+    explain = partial(numbaconv.explain, (1, 1, 300, 300), (1, 1, 2, 2), stride=100, algorithm="direct")
+    assert peak_bytes(explain)[1] < 2**20
 
 
 GROWTH = """
