@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,15 @@ from numba.core import caching, serialize
 from numba.core.compiler_lock import global_compiler_lock
 
 
+def _sources(folder: Traversable, where: str = "") -> Iterator[tuple[str, bytes]]:
+    """(name, content) of every Python file in `folder` and below it; it may lie in an archive."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            yield from _sources(path, f"{where}{path.name}/")
+        elif path.name.endswith(".py"):
+            yield where + path.name, path.read_bytes()
+
+
 @cache
 def source_digest() -> bytes:
     """Hash of every file of this folder.
@@ -38,10 +48,9 @@ def source_digest() -> bytes:
     Numba's own key covers only the file a function stands in, and would go on using machine code
     compiled from an older version of what that function calls.
     """
-    sources = {path.name: path for path in resources.files(__package__).iterdir() if path.name.endswith(".py")}
     digest = hashlib.sha256()
-    for name in sorted(sources):
-        digest.update(name.encode() + b"\0" + sources[name].read_bytes())
+    for name, content in sorted(_sources(resources.files(__package__))):
+        digest.update(f"{name}\0{len(content)}\0".encode() + content)
     return digest.digest()
 
 
