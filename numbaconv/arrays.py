@@ -50,8 +50,11 @@ def as_activation(name: str, value: Any) -> Array:
 
 
 def addressable(array: Array) -> bool:
-    """Whether every element lies a whole number of elements from an aligned start."""
-    return array.flags.aligned and all(stride % array.itemsize == 0 for stride in array.strides)
+    """Whether every element lies a whole number of elements from an aligned start.
+
+    NumPy calls an array without elements aligned wherever it starts, so that one is not taken at its word.
+    """
+    return array.size > 0 and array.flags.aligned and all(stride % array.itemsize == 0 for stride in array.strides)
 
 
 def as_bool(name: str, value: Any) -> bool:

@@ -2,6 +2,8 @@ import numba
 import pytest
 from hypothesis import settings
 
+from . import parallel
+
 # The helpers' assertions are to be as telling as those of the tests.
 pytest.register_assert_rewrite("tests.problem")
 
@@ -22,3 +24,10 @@ def set_threads():
 
     yield set_threads
     numba.set_num_threads(before)
+
+
+@pytest.fixture
+def every_call_parallel():
+    """Small problems are shared out to threads as well."""
+    with parallel.everywhere():
+        yield

@@ -8,17 +8,17 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 
-def run_python(code, **environment):
-    """What `code` prints, run from the root of the checkout with warnings as errors."""
+def run_python(code, *, folder=ROOT, **environment):
+    """What `code` prints, run from the root of the checkout or another folder with warnings as errors."""
     command = [sys.executable, "-X", "faulthandler", "-W", "error", "-c", code]
     # The interpreter's own settings are kept: it may find the package by them.
     done = subprocess.run(
         command,
-        cwd=ROOT,
+        cwd=folder,
         env=os.environ | environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=500,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-4000:]

@@ -9,8 +9,8 @@ import pytest
 import numbaconv
 
 from .arrays import VARIANTS, reversed_strides, rotated, strided, transposed
-from .cases import COMMON, MEMORY, each_algorithm, each_dtype, each_layout, each_pass, each_pass_and_algorithm
-from .problem import Problem, assert_same_bits
+from .cases import COMMON, EMPTY, MEMORY, each_algorithm, each_dtype, each_layout, each_pass, each_pass_and_algorithm
+from .problem import Problem, assert_exact, assert_same_bits
 from .process import run_python
 
 ARRAYS = ("x", "weight", "bias", "dy")
@@ -55,6 +55,20 @@ def check_inputs(problem, algorithm, variant, name):
         assert result.flags.c_contiguous
         assert_same_bits(result, desired)
         assert [memory(getattr(other, argument)) for argument in arrays] == before
+
+
+@each_pass_and_algorithm
+@each_layout
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.__name__)
+@pytest.mark.parametrize("case", EMPTY, ids=str)
+def test_empty_arrays_of_every_kind(algorithm, case, variant, layout, name):
+    """Where there are no elements, those of the result are written all the same."""
+    if not case.supports(algorithm):
+        pytest.skip(f"{algorithm} does not do this case")
+    problem = Problem.integers(case, np.float32, layout)
+    expected = problem.expected(name)
+    out = np.full(expected.shape, np.nan, np.float32)
+    assert_exact(problem.map(variant).run(name, algorithm, out=out), expected, np.float32)
 
 
 @each_pass_and_algorithm
@@ -133,3 +147,24 @@ def test_a_view_of_one_array_may_be_every_input(name):
 def test_nothing_beside_the_arrays_is_touched():
     """Unreadable pages right before and right after each of them: reads by whole vectors end in time."""
     assert run_python("from tests.guard import main; main()").strip() == "no stray access"
+
+
+STRAY = """
+import os
+import numpy as np
+from tests.guard import guarded
+
+array = guarded(np.ones(5, np.float32), "{side}")
+child = os.fork()
+if child == 0:
+    np.lib.stride_tricks.as_strided(array[{last}:], (2,), ({step},)).sum()
+    os._exit(0)
+print(os.waitpid(child, 0)[1])
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs mprotect")
+@pytest.mark.parametrize(("side", "last", "step"), (("end", 4, 4), ("begin", 0, -4)))
+def test_the_page_beside_an_array_cannot_be_read(side, last, step):
+    """So that the test above means something."""
+    assert int(run_python(STRAY.format(side=side, last=last, step=step)).strip()) not in (0, 256)

@@ -1,5 +1,7 @@
 """The same bits from run to run, for any number of threads, and for an image alone or in a batch."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -43,7 +45,7 @@ def skip_unless_supported(case, algorithm):
 @each_dtype
 @each_layout
 @each_case
-def test_threads(algorithm, case, layout, dtype, name, set_threads):
+def test_threads(algorithm, case, layout, dtype, name, set_threads, every_call_parallel):
     skip_unless_supported(case, algorithm)
     problem = Problem.normals(case, dtype, layout)
     set_threads(1)
@@ -53,44 +55,63 @@ def test_threads(algorithm, case, layout, dtype, name, set_threads):
         assert_same_bits(problem.run(name, algorithm), alone)
 
 
+# Chunks of pixels that end inside of an image, blocks of channels, each kind of kernel.
+BATCHES = (
+    COMMON,
+    Case("batch_of_19", 19, 3, 6, 5, 7, 3, 3, padding=1),
+    Case("batch_deep", 4, 300, 5, 6, 9, 3, 3, padding=1),
+    Case("batch_pointwise", 6, 33, 9, 7, 17, 1, 1),
+    Case("batch_strided", 4, 5, 17, 19, 7, 3, 3, stride=2, padding=1),
+    Case("batch_wide", 3, 3, 5, 300, 6, 3, 3, padding=1),
+    Case("batch_depthwise", 5, 19, 9, 10, 19, 3, 3, padding=1, groups=19),
+)
+
+
 @pytest.mark.parametrize("name", ("conv2d", "conv2d_input_grad"))
 @each_dtype
 @each_layout
 @pytest.mark.parametrize("case", BATCHES, ids=str)
 @each_algorithm
 def test_image_alone_or_in_a_batch(algorithm, case, layout, dtype, name):
+    """Also in one where all other images are NaN."""
     skip_unless_supported(case, algorithm)
     problem = Problem.normals(case, dtype, layout)
     axis = layout.index("N")
     batch = problem.run(name, algorithm)
+
+    def part(images):
+        return replace(problem, x=np.take(problem.x, images, axis), dy=np.take(problem.dy, images, axis))
+
     for count in (1, 2):
         for first in range(0, case.N - count + 1, count):
             images = [first + i for i in range(count)]
-            part = Problem(
-                case,
-                layout,
-                False,
-                np.take(problem.x, images, axis),
-                problem.weight,
-                problem.bias,
-                np.take(problem.dy, images, axis),
-            )
-            assert_same_bits(part.run(name, algorithm), np.take(batch, images, axis))
+            assert_same_bits(part(images).run(name, algorithm), np.take(batch, images, axis))
+    for image in {0, case.N // 2, case.N - 1}:
+        others = np.ones(case.N, bool)
+        others[image] = False
+        others = np.expand_dims(others, [i for i in range(4) if i != axis])
+        beside = replace(problem, x=np.where(others, np.nan, problem.x), dy=np.where(others, np.nan, problem.dy))
+        result = beside.map(lambda array: array.astype(dtype)).run(name, algorithm)
+        assert_same_bits(np.take(result, image, axis), np.take(batch, image, axis))
 
 
 DIGESTS = """
 import hashlib, numba
-from tests.cases import ALGORITHMS, PASSES
+import numpy as np
+from tests import parallel
+from tests.cases import ALGORITHMS, LAYOUTS, PASSES
 from tests.problem import Problem
-from tests.test_determinism import REDUCTIONS
+from tests.test_determinism import BATCHES, REDUCTIONS
 
+parallel.always()
 digest = hashlib.sha256()
-for case in REDUCTIONS:
-    problem = Problem.normals(case)
-    for name in PASSES:
-        for algorithm in ALGORITHMS:
-            if case.supports(algorithm):
-                digest.update(problem.run(name, algorithm).tobytes())
+for case in REDUCTIONS + BATCHES:
+    for dtype, layout in ((np.float32, "NCHW"), (np.float64, "NHWC"), (np.float32, "HWCN")):
+        problem = Problem.normals(case, dtype, layout)
+        for name in PASSES:
+            for algorithm in ALGORITHMS:
+                if case.supports(algorithm):
+                    digest.update(problem.run(name, algorithm).tobytes())
 print(numba.get_num_threads(), digest.hexdigest())
 """
 

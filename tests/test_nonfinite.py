@@ -12,7 +12,16 @@ import pytest
 import numbaconv
 
 from . import oracle
-from .cases import DTYPES, Case, each_exact_algorithm, each_exact_gradient, each_exact_pass, each_layout
+from .cases import (
+    DTYPES,
+    LIGHT_BLOCKS,
+    TAILS,
+    Case,
+    each_exact_algorithm,
+    each_exact_gradient,
+    each_exact_pass,
+    each_layout,
+)
 from .problem import Problem, assert_exact
 
 # Row ends, tails of every tile, shared padding, strides and groups: where a neighbour's NaN would leak in.
@@ -57,8 +66,12 @@ def sparse(array):
 @pytest.mark.parametrize("seed", range(3))
 def test_same_nonfinite_results_as_the_oracle(algorithm, seed, case, layout, name):
     """x and dy hold them; the weight in y too."""
-    rng = np.random.default_rng(seed)
     problem = Problem.integers(case, DTYPES[seed % 2], layout, flip=seed == 2, seed=seed).map(sparse)
+    check_against_oracle(problem, algorithm, name, seed)
+
+
+def check_against_oracle(problem, algorithm, name, seed):
+    rng = np.random.default_rng(seed)
     problem = replace(problem, x=with_special(problem.x, rng), dy=with_special(problem.dy, rng))
     if name == "conv2d":
         problem = replace(problem, weight=with_special(problem.weight, rng, 0))
@@ -66,6 +79,13 @@ def test_same_nonfinite_results_as_the_oracle(algorithm, seed, case, layout, nam
     with np.errstate(invalid="ignore"):
         expected = problem.expected(name)
     assert_exact(problem.run(name, algorithm, out=out), expected, problem.x.dtype)
+
+
+@each_exact_pass
+@each_layout
+@pytest.mark.parametrize("case", TAILS + LIGHT_BLOCKS, ids=str)
+def test_same_nonfinite_results_across_tiles_and_blocks(algorithm, case, layout, name):
+    check_against_oracle(Problem.integers(case, np.float32, layout).map(sparse), algorithm, name, seed=7)
 
 
 @pytest.mark.parametrize("value", (np.nan, np.inf), ids=str)

@@ -1,61 +1,79 @@
-"""Calls from several Python threads at once, and from a forked child: the bits of a call alone, and no abort."""
-
-import os
+"""Calls from several Python threads at once: the bits of a call alone, and no abort."""
 
 import pytest
 
-from tests.process import run_python
+from .process import run_python
 
-CODE = """
-import os, threading
-import numpy as np
-import numbaconv as nc
-rng = np.random.default_rng(0)
-jobs = []
-for C, F, H, K, algorithm in ((16, 32, 40, 3, "direct"), (3, 8, 20, 3, "loops"), (64, 64, 20, 1, "direct")):
-    x, w = rng.normal(size=(2, C, H, H)).astype("f"), rng.normal(size=(F, C, K, K)).astype("f")
-    jobs.append((x, w, algorithm))
+TRAINING = """
+import threading
+import numba
+from tests import parallel
+from tests.steps import LARGE, LAYERS, train
 
-def work(results):
-    for _ in range(10):
-        for x, w, algorithm in jobs:
-            results.append(nc.conv2d(x, w, algorithm=algorithm).tobytes())
+parallel.always()
+layers = LAYERS + LARGE
+found = [None] * 8
 
-results = [[] for _ in range(8)]
-threads = [threading.Thread(target=work, args=(each,)) for each in results]
+def work(i):
+    found[i] = train(60, layers)
+
+threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
 for thread in threads:
     thread.start()
 for thread in threads:
     thread.join()
-alone = []
-work(alone)
-assert all(each == alone for each in results), "other bits than alone"
+assert found == [train(60, layers)] * 8, "other bits than alone"
+print(numba.threading_layer())
 """
 
-FORK = """
-import warnings
-warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of any fork beside threads
-child = os.fork()
-if child == 0:
-    again = []
-    work(again)
-    os._exit(0 if again == alone else 1)
-assert os.waitpid(child, 0)[1] == 0, "the forked child was killed, or had other bits"
+LAYERS = ("workqueue", "omp", "default")
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_training_in_threads(layer):
+    """Sixty steps of mixed layers in each of eight threads, whose first calls are the first of all."""
+    used = run_python(TRAINING, NUMBA_NUM_THREADS="3", NUMBA_THREADING_LAYER=layer).strip()
+    assert used in ((layer,) if layer != "default" else ("tbb", "omp", "workqueue"))
+
+
+FIRST_CALLS = """
+import threading
+from numbaconv.kernels import launch
+from tests import parallel
+from tests.cases import COMMON
+from tests.problem import Problem
+
+compiled = []
+
+class Counted(launch.CFunc):
+    def compile(self):
+        compiled.append((self.__name__, str(self._sig)))
+        super().compile()
+
+launch.CFunc = Counted
+parallel.always()
+problem = Problem.normals(COMMON)
+names = ("conv2d", "conv2d_bias_grad")
+found = [{} for _ in range(8)]
+barrier = threading.Barrier(8)
+
+def work(i):
+    barrier.wait()
+    for name in names[:: 1 if i % 2 else -1]:
+        found[i][name] = problem.run(name, "direct").tobytes()
+
+threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+assert found == [{name: problem.run(name, "direct").tobytes() for name in names}] * 8, "other bits than alone"
+assert sorted(set(compiled)) == sorted(compiled), compiled
+print(len(compiled))
 """
 
-LAYERS = ("workqueue", "omp")
 
-
-@pytest.mark.slow
-@pytest.mark.parametrize("layer", LAYERS)
-def test_concurrent_calls(layer):
-    """Also as the first calls of all, with nothing compiled or loaded yet."""
-    run_python(CODE, NUMBA_NUM_THREADS="2", NUMBA_THREADING_LAYER=layer)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-@pytest.mark.parametrize("layer", LAYERS)
-def test_forked_child(layer):
-    """After parallel calls in the parent."""
-    run_python(CODE + FORK, NUMBA_NUM_THREADS="2", NUMBA_THREADING_LAYER=layer)
+def test_first_calls_of_all_compile_once(tmp_path):
+    """Nothing is on disk, and no kernel is compiled in two threads: that of y, its packing, that of db."""
+    environment = {"NUMBA_NUM_THREADS": "3", "NUMBA_THREADING_LAYER": "workqueue", "NUMBA_CACHE_DIR": str(tmp_path)}
+    assert int(run_python(FIRST_CALLS, **environment)) == 3

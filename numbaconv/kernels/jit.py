@@ -11,12 +11,16 @@ import hashlib
 import inspect
 import os
 import pickle
+import signal
 import sys
 import threading
 import uuid
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
+from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +29,16 @@ import numba
 import numpy as np
 from numba import types
 from numba.core import caching, serialize
+from numba.core.compiler_lock import global_compiler_lock
+
+
+def _sources(folder: Traversable, where: str = "") -> Iterator[tuple[str, bytes]]:
+    """(name, content) of every Python file in `folder` and below it; it may lie in an archive."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            yield from _sources(path, f"{where}{path.name}/")
+        elif path.name.endswith(".py"):
+            yield where + path.name, path.read_bytes()
 
 
 @cache
@@ -35,15 +49,19 @@ def source_digest() -> bytes:
     compiled from an older version of what that function calls.
     """
     digest = hashlib.sha256()
-    folder = Path(__file__).parent
-    for path in sorted(folder.rglob("*.py")):
-        digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes())
+    for name, content in sorted(_sources(resources.files(__package__))):
+        digest.update(f"{name}\0{len(content)}\0".encode() + content)
     return digest.digest()
 
 
-@cache
+_warned: list[str] = []
+
+
 def warn_uncached(reason: str) -> None:
-    """Say once that kernels are compiled again in every process."""
+    """Say that kernels are compiled again in every process; once, for whatever reason came first."""
+    if _warned:
+        return
+    _warned.append(reason)
     warnings.warn(
         f"numbaconv compiles its kernels anew in every process: {reason}. "
         "Set NUMBA_CACHE_DIR to a folder that can be written.",
@@ -59,28 +77,76 @@ class Turn:
     child that starts any with GNU OpenMP is killed. So one call at a time is parallel, and none is
     in a forked child; the others run the serial twin, which gives the same bits. Other code that uses
     Numba's threads is outside of this.
+
+    Attributes
+    ----------
+    lock : threading.Lock
+        To be held, by ``with``, while threads run. Ctrl-C between an `acquire` and its ``try`` would leave it
+        locked: 2% of the interrupts of a call of 50 microseconds did.
+    forked : bool
+        Whether this process is a forked child.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._forked = False
+        self.lock = threading.Lock()
+        self.forked = False
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._after_fork)
 
     def _after_fork(self) -> None:
-        self._forked = True
-        self._lock = threading.Lock()
+        self.forked = True
+        self.lock = threading.Lock()
 
-    def take(self) -> bool:
-        """Whether the caller may start threads; if so it has to :meth:`leave`."""
-        return not self._forked and self._lock.acquire(blocking=False)
+    def free(self) -> bool:
+        """Whether threads may be started with the lock held; who finds it taken after all may wait for it."""
+        return not self.forked and not self.lock.locked()
 
-    def leave(self) -> None:
-        """Let the next one take its turn."""
-        self._lock.release()
+    def threads(self) -> int:
+        """How many threads a call may use now; a forked child asks nobody.
+
+        Numba answers under locks of its own, and one that was held at the fork stays locked in the child.
+        """
+        return numba.get_num_threads() if self.free() else 1
 
 
 turn = Turn()
+
+# A child that is forked while another thread compiles would wait for that thread, which it does not have.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=global_compiler_lock.acquire,
+        after_in_parent=global_compiler_lock.release,
+        after_in_child=global_compiler_lock.release,
+    )
+
+
+@contextmanager
+def compiling() -> Iterator[None]:
+    """Numba's compiler for this thread alone, and Ctrl-C held back until it is done.
+
+    An interrupt while Numba installs its types leaves some out, and nothing compiles in that process any more.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    holds = callable(handler) and threading.current_thread() is threading.main_thread()
+    caught: list[Any] = []
+    process = os.getpid()
+
+    def hold(*interrupt: Any) -> None:
+        if os.getpid() == process:
+            caught.append(interrupt)
+        else:  # another thread has forked, and nobody puts the handler back in the child
+            handler(*interrupt)
+
+    if holds:
+        signal.signal(signal.SIGINT, hold)
+    try:
+        with global_compiler_lock:
+            yield
+    finally:
+        if holds:
+            signal.signal(signal.SIGINT, handler)
+            if caught:
+                handler(*caught[0])
 
 
 class KernelCache(caching.NullCache):
@@ -182,7 +248,7 @@ class Kernel:
         """The entry point for arrays of `dtype`, compiled or loaded on first use."""
         entry = self._entries.get((dtype, parallel))
         if entry is None:
-            entry = self.dispatcher if parallel else self._serial
+            entry = self.dispatcher if parallel and not turn.forked else self._serial
             if hasattr(entry, "compile"):
                 element = numba.from_dtype(dtype)
                 signature = [
@@ -191,17 +257,16 @@ class Kernel:
                     else SCALARS[name]
                     for name in self._names
                 ]
-                entry = entry.compile(tuple(signature))
+                with compiling():
+                    entry = entry.compile(tuple(signature))
             self._entries[dtype, parallel] = entry
         return entry
 
     def __call__(self, *args: Any) -> None:
         """Run on arrays that are aligned and native, the first of them of the dtype of the call."""
-        if numba.get_num_threads() > 1 and turn.take():
-            try:
+        if turn.threads() > 1:
+            with turn.lock:
                 self.compile(args[0].dtype)(*args)
-            finally:
-                turn.leave()
         else:
             self.compile(args[0].dtype, parallel=False)(*args)
 

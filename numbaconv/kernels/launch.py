@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import get_num_threads, njit, prange, types
+from numba import njit, prange, types
 from numba.core.ccallback import CFunc
 from numba.extending import intrinsic
 
 from ..arrays import Array
-from .jit import cached, turn
+from .jit import cached, compiling, turn
 
 NUMBA_DTYPES = {np.dtype(np.float32): types.float32, np.dtype(np.float64): types.float64}
 OPTIONS = {"error_model": "numpy", "nopython": True}
@@ -111,9 +111,10 @@ def entry_point(dtype: np.dtype, parallel: bool) -> Callable[..., bool]:
     kind = NUMBA_DTYPES[dtype]
     four, one = types.Array(kind, 4, "A"), types.Array(kind, 1, "A")
     integers, memory = types.Array(types.int64, 1, "C"), types.Array(types.uint8, 1, "C")
-    dispatcher = run_parallel if parallel else run_serial
-    cached(dispatcher, dispatcher.py_func)
-    entry: Callable[..., bool] = dispatcher.compile((four, four, one, four, integers, memory, types.int64))
+    dispatcher = run_parallel if parallel and not turn.forked else run_serial
+    with compiling():
+        cached(dispatcher, dispatcher.py_func)
+        entry: Callable[..., bool] = dispatcher.compile((four, four, one, four, integers, memory, types.int64))
     return entry
 
 
@@ -137,11 +138,14 @@ class NestKernel:
         """The address of its machine code, compiled or loaded on first use."""
         function = self._compiled.get(dtype)
         if function is None:
-            kinds = (types.CPointer(NUMBA_DTYPES[dtype]), types.CPointer(types.int64), types.int64)
-            function = CFunc(self.function, (kinds, types.int64), {}, OPTIONS)
-            cached(function, self.function, self._variant)
-            function.compile()
-            self._compiled[dtype] = function
+            with compiling():  # several first calls at once: one compiles
+                function = self._compiled.get(dtype)
+                if function is None:
+                    kinds = (types.CPointer(NUMBA_DTYPES[dtype]), types.CPointer(types.int64), types.int64)
+                    function = CFunc(self.function, (kinds, types.int64), {}, OPTIONS)
+                    cached(function, self.function, self._variant)
+                    function.compile()
+                    self._compiled[dtype] = function
         address: int = function.address
         return address
 
@@ -196,7 +200,7 @@ class Program:
         parallel: bool,
         most_scratch: int | None = None,
     ) -> None:
-        self.dtype, self.launches = dtype, tuple(launches)
+        self.dtype = dtype
         self.pieces = max((launch.pieces for launch in launches), default=0)
         line = 64 // dtype.itemsize
         sources = {name: (index, 0) for index, name in enumerate(arrays)}
@@ -228,11 +232,9 @@ class Program:
 
     def run(self, a: Array, b: Array, c: Array, out: Array) -> bool:
         """Run on arrays of four, four, one and four dimensions; False if one is not aligned, and nothing was done."""
-        if not self.parallel or (threads := get_num_threads()) == 1 or not turn.take():
+        if not self.parallel or (threads := turn.threads()) == 1:
             return self._serial(a, b, c, out, self._program, np.empty(self._bytes[1], np.uint8), 1)
-        try:
-            workers = min(threads, self.workers)
-            memory = np.empty(self._bytes[0] + self.scratch * workers * self.dtype.itemsize, np.uint8)
+        workers = min(threads, self.workers)
+        memory = np.empty(self._bytes[0] + self.scratch * workers * self.dtype.itemsize, np.uint8)
+        with turn.lock:
             return entry_point(self.dtype, True)(a, b, c, out, self._program, memory, workers)
-        finally:
-            turn.leave()
