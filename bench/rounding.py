@@ -50,7 +50,7 @@ Errors = dict[str, float]
 def forced_variant(m: int) -> Iterator[None]:
     """In here, Winograd's y and dx are computed in tiles of m x m outputs, whatever the planner would take."""
     chosen = winograd.forward_variant
-    winograd.forward_variant = lambda C, OH, OW: m
+    winograd.forward_variant = lambda *extents: m
     forget_plans()
     try:
         yield
@@ -173,9 +173,10 @@ def weight_grad_table(errors: dict[int, Errors]) -> str:
     """One row for each map."""
     rows = []
     for extent, values in errors.items():
-        m = winograd.grad_variant(extent, extent)
+        shape, weight_shape = (N, WIDTH, extent, extent), (WIDTH, WIDTH, 3, 3)
+        plan = numbaconv.explain(shape, weight_shape, padding=1, algorithm="winograd").weight_grad
         error = with_ratio(values["winograd"], values[DIRECT])
-        rows.append([f"{extent}x{extent}", number(values[DIRECT]), error, f"F(3x3, {m}x{m})"])
+        rows.append([f"{extent}x{extent}", number(values[DIRECT]), error, plan.reason.partition(";")[0]])
     return report.table(["map", DIRECT, "Winograd", "variant"], rows)
 
 

@@ -3,6 +3,7 @@
 from contextlib import contextmanager
 
 from numbaconv import functional, plan
+from numbaconv.plan import base
 
 THRESHOLDS = ("PARALLEL_FLOPS", "PARALLEL_BYTES")
 
@@ -17,19 +18,19 @@ def forget_plans():
 def always():
     """From here on, in this process."""
     for name in THRESHOLDS:
-        assert hasattr(plan, name), f"the plan has no {name} any more"
-        setattr(plan, name, 0)
+        assert hasattr(base, name), f"the plan has no {name} any more"
+        setattr(base, name, 0)
     forget_plans()
 
 
 @contextmanager
 def everywhere():
     """Inside of the block."""
-    before = {name: getattr(plan, name) for name in THRESHOLDS}
+    before = {name: getattr(base, name) for name in THRESHOLDS}
     always()
     try:
         yield
     finally:
         for name, value in before.items():
-            setattr(plan, name, value)
+            setattr(base, name, value)
         forget_plans()

@@ -22,7 +22,7 @@ from ..kernels.launch import Address, Launch, Program, entry_point
 from ..kernels.winograd import forward as winograd_forward
 from ..kernels.winograd import weight_grad as winograd_weight_grad
 from . import channels_last, depthwise, direct, winograd
-from .base import PARALLEL_BYTES, Axes, Plan, Strides
+from .base import Axes, Plan, Strides, enough_bytes
 
 __all__ = [
     "Plan",
@@ -206,7 +206,7 @@ def plan_bias_grad(
     values |= dict(zip(("y_n", "y_f", "y_h", "y_w"), y, strict=True))
     values |= {"N": N, "F": F, "OH": OH, "OW": OW, "vector_axis": vector_axis}
     launch = Launch(bias_grad.bias_grad, bias_grad.BIAS_GRAD, values, F)
-    parallel = N * F * OH * OW * dtype.itemsize >= PARALLEL_BYTES
+    parallel = enough_bytes(N * F * OH * OW * dtype.itemsize)
     names = ("dy", "", "db", "")
     return Program([launch], names, {}, tiling.lanes(dtype.itemsize), dtype, parallel)
 

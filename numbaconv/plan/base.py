@@ -101,6 +101,16 @@ class Plan:
         return "\n".join(lines)
 
 
+def enough_work(flops: int) -> bool:
+    """Whether so many floating-point operations are worth more than one thread."""
+    return flops >= PARALLEL_FLOPS
+
+
+def enough_bytes(count: int) -> bool:
+    """Whether reading so many bytes is worth more than one thread."""
+    return count >= PARALLEL_BYTES
+
+
 def round_up(value: int, multiple: int) -> int:
     """The next multiple from `value` on."""
     return -(-value // multiple) * multiple

@@ -11,7 +11,7 @@ from ..geometry import LAYOUTS
 from ..kernels import channels_last, tiling
 from ..kernels.forward import Product
 from ..kernels.launch import Program
-from .base import PARALLEL_FLOPS, PIECES, Axes, Plan, even_blocks, round_up, upright
+from .base import PIECES, Axes, Plan, enough_work, even_blocks, round_up, upright
 
 # Output pixels of a block: their sums for MC filters are at most 192 KiB.
 PIXELS_BYTES = 192 * 4
@@ -88,7 +88,7 @@ def plan_products(plan: Plan, products: list[Product], names: tuple[str, ...]) -
         launches += channels_last.launches(p, b, lanes)
         panels = max(panels, channels_last.panel_elements(p, lanes))
     scratch = max(b.scratch for b in blocks)
-    parallel = plan.geometry.flops >= PARALLEL_FLOPS
+    parallel = enough_work(plan.geometry.flops)
     program = Program(launches, names, {"panels": panels}, scratch, dtype, parallel)
     b = blocks[0]
     sizes = {"filters": b.MC, "images": b.images, "rows": b.rows, "columns": b.columns}

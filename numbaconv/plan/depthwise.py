@@ -7,7 +7,7 @@ from dataclasses import replace
 from ..geometry import Geometry
 from ..kernels import depthwise, tiling
 from ..kernels.launch import Address, Launch, NestKernel, Program
-from .base import PARALLEL_FLOPS, PIECES, Plan, Strides
+from .base import PIECES, Plan, Strides, enough_work
 
 
 def fits(plan: Plan) -> bool:
@@ -66,7 +66,7 @@ def plan_pass(plan: Plan, x: Strides, y: Strides, start: int, w: Strides, bias: 
                 (depthwise.add_depthwise_shares, blocks),
             )
         ]
-    program = Program(launches, names, buffers, taps + size(rows), dtype, g.flops >= PARALLEL_FLOPS // 8)
+    program = Program(launches, names, buffers, taps + size(rows), dtype, enough_work(8 * g.flops))
     return replace(plan, reason=f"{plan.reason}; depthwise", program=program, blocks={"channels": lanes, "rows": rows})
 
 

@@ -11,7 +11,7 @@ from ..geometry import LAYOUTS, Geometry
 from ..kernels import forward, tiling, weight_grad
 from ..kernels.forward import Product
 from ..kernels.launch import Program
-from .base import PARALLEL_FLOPS, PIECES, Axes, Plan, Strides, even_blocks, round_up
+from .base import PIECES, Axes, Plan, Strides, enough_work, even_blocks, round_up
 
 # Multiply-adds that cost as much as copying a row of the taps of a pixel beside the other rows.
 GATHERING_COST = 8
@@ -162,7 +162,7 @@ def block_weight_grad(g: Geometry, dtype: np.dtype, axes: Axes) -> weight_grad.B
 def plan_products(plan: Plan, products: list[Product], names: tuple[str, ...]) -> Plan:
     """Plan of dense problems that run one after the other."""
     g, dtype = plan.geometry, plan.dtype
-    parallel = g.flops >= PARALLEL_FLOPS
+    parallel = enough_work(g.flops)
     products = [_flat(p) for p in products]
     blockings = [block_forward(p, dtype) for p in products]
     launches, scratch, panels = [], 0, 0
@@ -189,7 +189,7 @@ def plan_weight_grad(plan: Plan, x: Strides, y: Strides, start: int, w: Strides,
     buffers = {"partial": weight_grad.partial_elements(seen, blocking)}
     scratch = max(blocking.scratch, g.KH * g.KW * tiling.lanes(dtype.itemsize))
     launches = weight_grad.launches(seen, x, y, start, w, blocking, plan.accumulate)
-    program = Program(launches, names, buffers, scratch, dtype, g.flops >= PARALLEL_FLOPS)
+    program = Program(launches, names, buffers, scratch, dtype, enough_work(g.flops))
     blocks = {
         "shares": blocking.shares,
         "filters": blocking.FB,

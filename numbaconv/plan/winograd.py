@@ -13,7 +13,7 @@ from ..kernels.forward import Product
 from ..kernels.launch import Program
 from ..kernels.winograd import forward, weight_grad
 from ..kernels.winograd.algebra import TAPS
-from .base import PARALLEL_FLOPS, PIECES, Axes, Plan, Strides, even_blocks, round_up, upright
+from .base import PIECES, Axes, Plan, Strides, enough_work, even_blocks, round_up, upright
 
 # Scratch of all workers is at most 8 MiB, an eighth of it for pixels on their way. y and dx make their blocks smaller
 # where there are many threads, which moves no sum; dw cannot, and starts fewer workers.
@@ -30,29 +30,36 @@ def supports(kernel_size: tuple[int, int], stride: tuple[int, int], dilation: tu
     return kernel_size == (TAPS, TAPS) and stride == dilation == (1, 1)
 
 
-def variant(reduced: int, OH: int, OW: int, enough: int) -> int:
-    """Outputs of a tile along each axis, 2 or 4.
+def variant(products: float, OH: int, OW: int, enough: int) -> int:
+    """Outputs of a tile along each axis, 2 or 4, for sums of so many products of a tap.
 
     4 needs 2.25 products for an output and 2 needs 4, but on short sums its rounding is more than 3 times that of the
     direct sum; on maps of up to 2 x 2, and where both need as many products, 2 is taken.
     """
 
-    def products(m: int) -> int:
+    def work(m: int) -> int:
         return -(-OH // m) * -(-OW // m) * (m + TAPS - 1) ** 2
 
-    return 4 if reduced >= enough and products(4) < products(2) else 2
+    return 4 if products >= enough and work(4) < work(2) else 2
 
 
-def forward_variant(C: int, OH: int, OW: int) -> int:
-    """Variant of y and, with F and the extents of dx, of dx: by the channels of a sum."""
-    return variant(C, OH, OW, 8)
+def forward_variant(C: int, H: int, W: int, OH: int, OW: int) -> int:
+    """Variant of y and, with F and the extents of dy and dx, of dx: by the channels of a sum.
+
+    Sums at the border are shorter: what the padding adds counts for nothing, and maps of one tile are border all over.
+    """
+    inside = min(1.0, H * W / (OH * OW))
+    return variant(C * inside, OH, OW, 12 if min(OH, OW) > 4 else 32)
 
 
-def grad_variant(OH: int, OW: int) -> int:
-    """Variant of dw: by the pixels of a sum in one image."""
-    return variant(OH * OW, OH, OW, 49)
+def grad_variant(g: Geometry) -> int:
+    """Variant of dw: by the pixels of a sum in one image; with few channels shares of the pixels are summed apart."""
+    few = min(g.C, g.F) // g.groups < 16
+    return 2 if few else variant(g.OH * g.OW, g.OH, g.OW, 49)
 
 
+# Tiles that dw sums before it adds them to the rest: twice as many have 1.3 times the rounding error.
+MOST_TILES = 64
 # Images of a block in HWCN, where they lie side by side.
 IMAGES = 16
 
@@ -74,14 +81,14 @@ def expected_ratio(name: str, g: Geometry, dtype: np.dtype, axes: Axes) -> float
     """Winograd's time over that of the direct engine, as the constants above have it."""
     lanes = tiling.lanes(dtype.itemsize)
     C, F = max(1, g.C // g.groups), g.F // g.groups
-    OH, OW, N = g.OH, g.OW, max(1, g.N)
+    H, W, OH, OW, N = g.H, g.W, g.OH, g.OW, max(1, g.N)
     turning = {LAYOUTS["NHWC"]: LAST, LAYOUTS["HWCN"]: BATCH_LAST}.get(axes, 1.0)
     if name == "input gradient":
-        C, F, OH, OW = F, C, g.H, g.W
+        C, F, H, W, OH, OW = F, C, OH, OW, g.H, g.W
     CV, FV = -(-C // lanes), -(-F // lanes)
     pixels = N * OH * OW
     if name == "weight gradient":
-        m = grad_variant(OH, OW)
+        m = grad_variant(g)
         grad = block_weight_grad(g, dtype, axes)
         tiles = N * -(-OH // m) * -(-OW // m)
         work = PRODUCT * tiles * round_up(F, 4) * CV
@@ -91,8 +98,8 @@ def expected_ratio(name: str, g: Geometry, dtype: np.dtype, axes: Axes) -> float
             CV * -(-F // 128) + FV * -(-C // 64)
         )
     else:
-        m = forward_variant(C, OH, OW)
-        b = _block(N, C, F, OH, OW, dtype, axes)
+        m = forward_variant(C, H, W, OH, OW)
+        b = _block(m, N, C, F, OH, OW, dtype, axes)
         tiles = N * -(-OH // m) * -(-OW // m)
         blocks = tiles / (b.images * b.rows * b.columns)
         work = PRODUCT * round_up(tiles, 4) * C * FV
@@ -129,12 +136,12 @@ def _tile_block(N: int, rows: int, columns: int, most: int, batch_last: bool) ->
 
 def block_product(p: Product, dtype: np.dtype, axes: Axes) -> forward.Blocking:
     """Blocks of y or dx."""
-    return _block(p.N, p.C, p.F, p.OH, p.OW, dtype, axes)
+    m = forward_variant(p.C, p.H, p.W, p.OH, p.OW)
+    return _block(m, p.N, p.C, p.F, p.OH, p.OW, dtype, axes)
 
 
-def _block(N: int, C: int, F: int, OH: int, OW: int, dtype: np.dtype, axes: Axes) -> forward.Blocking:
+def _block(m: int, N: int, C: int, F: int, OH: int, OW: int, dtype: np.dtype, axes: Axes) -> forward.Blocking:
     lanes = tiling.lanes(dtype.itemsize)
-    m = forward_variant(C, OH, OW)
     n = m + TAPS - 1
     FB = even_blocks(F, FB_BYTES // dtype.itemsize, lanes)
     keeps = KC_BYTES // dtype.itemsize
@@ -144,6 +151,7 @@ def _block(N: int, C: int, F: int, OH: int, OW: int, dtype: np.dtype, axes: Axes
     most = max(2 * tiling.FILTERS_MR, (budget - FB * KC) // (FB + KC))
     images, rows, columns = _tile_block(N, -(-OH // m), -(-OW // m), most, axes == LAYOUTS["HWCN"])
     capacity = round_up(images * rows * columns, tiling.FILTERS_MR)
+    stage = KC * TAPS**2 + TAPS * n + 1  # vectors of filters on their way, where V will be
     return forward.Blocking(
         m=m,
         KC=KC,
@@ -153,7 +161,7 @@ def _block(N: int, C: int, F: int, OH: int, OW: int, dtype: np.dtype, axes: Axes
         columns=columns,
         capacity=capacity,
         u_plane=_odd(FB // lanes * KC, lanes),
-        v_plane=_odd(KC // lanes * capacity, lanes),
+        v_plane=_odd(max(KC // lanes * capacity, -(-stage // n**2)), lanes),
         m_plane=_odd(FB // lanes * capacity, lanes),
         strip=(images * (rows * m + 2) * (columns * m + 2) + 1) * lanes,
         lines=n * (columns * m + 2) * lanes + lanes,
@@ -164,16 +172,16 @@ def block_weight_grad(g: Geometry, dtype: np.dtype, axes: Axes) -> weight_grad.B
     """Blocks of dw."""
     lanes = tiling.lanes(dtype.itemsize)
     N, C, F = max(1, g.N), max(1, g.C // g.groups), g.F // g.groups
-    m = grad_variant(g.OH, g.OW)
+    m = grad_variant(g)
     n = m + TAPS - 1
     FB = even_blocks(F, FB_BYTES // dtype.itemsize, lanes)
     CB = even_blocks(C, FB_BYTES // dtype.itemsize, lanes)
-    most = max(4, (GRAD_BYTES // dtype.itemsize // n**2 - FB * CB) // (FB + CB))
+    most = max(4, min(MOST_TILES, (GRAD_BYTES // dtype.itemsize // n**2 - FB * CB) // (FB + CB)))
     tile_rows, tile_columns = -(-g.OH // m), -(-g.OW // m)
     images, rows, columns = _tile_block(N, tile_rows, tile_columns, most, axes == LAYOUTS["HWCN"])
     blocks = -(-N // images) * -(-tile_rows // rows) * -(-tile_columns // columns)
     pieces = g.groups * -(-F // FB) * -(-C // CB)
-    filters = _odd(FB // lanes, lanes)
+    filters = _odd(-(-round_up(FB, tiling.FILTERS_MR) // lanes), lanes)
     capacity = images * rows * columns
     return weight_grad.Blocking(
         m=m,
@@ -202,7 +210,7 @@ def plan_products(plan: Plan, products: list[Product], names: tuple[str, ...]) -
     dtype = plan.dtype
     p = upright(*products)
     b = block_product(p, dtype, plan.axes)
-    parallel = plan.geometry.flops >= PARALLEL_FLOPS
+    parallel = enough_work(plan.geometry.flops)
     program = Program([forward.launch(p, b)], names, {}, b.scratch, dtype, parallel, TOTAL_BYTES)
     blocks = {"filters": b.FB, "channels": b.KC}
     if plan.name == "input gradient":
@@ -217,7 +225,7 @@ def plan_weight_grad(plan: Plan, x: Strides, y: Strides, start: int, w: Strides,
     launches = weight_grad.launches(g, x, y, start, w, b, plan.accumulate)
     scratch = max(b.scratch, TAPS**2 * tiling.lanes(dtype.itemsize))
     buffers = {"partial": weight_grad.partial_elements(g, b)}
-    program = Program(launches, names, buffers, scratch, dtype, g.flops >= PARALLEL_FLOPS, TOTAL_BYTES)
+    program = Program(launches, names, buffers, scratch, dtype, enough_work(g.flops), TOTAL_BYTES)
     return _finish(plan, program, {"shares": b.shares, "filters": b.FB, "channels": b.CB}, b)
 
 
