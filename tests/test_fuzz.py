@@ -26,7 +26,6 @@ def test_fresh_cases():
     assert not failures, "\n".join([f"seed {seed}", *failures])
 
 
-@pytest.mark.xfail(strict=True, raises=ZeroDivisionError, reason="then delete fuzz._is_known_fault as well")
 def test_depthwise_without_rows():
     fuzz.check(
         fuzz.Spec.parse(

@@ -166,7 +166,6 @@ def test_memory_error_for_scratch_leaves_everything_usable(name, monkeypatch):
     assert_same_bits(problem.run(name, "direct", out=out), desired)
 
 
-@pytest.mark.xfail(strict=True, reason="dx at stride s is planned as s * s products, those of no tap among them")
 def test_plan_of_a_large_stride_is_small():
     """Stride 40, two taps on each axis: four products would do."""
     explain = partial(numbaconv.explain, (1, 1, 120, 120), (1, 1, 2, 2), stride=40, algorithm="direct")

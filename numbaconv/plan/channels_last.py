@@ -90,7 +90,7 @@ def plan_products(plan: Plan, products: list[Product], names: tuple[str, ...]) -
     scratch = max(b.scratch for b in blocks)
     parallel = enough_work(plan.geometry.flops)
     program = Program(launches, names, {"panels": panels}, scratch, dtype, parallel)
-    b = blocks[0]
+    b = blocks[-1]  # the first one may be that of the zeros
     sizes = {"filters": b.MC, "images": b.images, "rows": b.rows, "columns": b.columns}
     if plan.name != "forward":
         sizes = {"channels": b.MC, "phases": len(products), "images": b.images, "rows": b.rows, "columns": b.columns}

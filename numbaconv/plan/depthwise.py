@@ -38,7 +38,7 @@ def plan_pass(plan: Plan, x: Strides, y: Strides, start: int, w: Strides, bias: 
     def size(rows: int) -> int:
         return strip(rows) + (rows * out_columns + 4 * g.stride[1]) * lanes
 
-    rows = most
+    rows = max(1, most)
     while rows > 1 and size(rows) * dtype.itemsize > tiling.PLANES_BYTES:
         rows = -(-rows // 2)
     if size(rows) * dtype.itemsize > tiling.PANEL_BYTES:

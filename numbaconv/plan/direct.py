@@ -171,7 +171,7 @@ def plan_products(plan: Plan, products: list[Product], names: tuple[str, ...]) -
         scratch = max(scratch, b.scratch(p))
         panels = max(panels, forward.panel_elements(p) if b.packed else 0)
     program = Program(launches, names, {"panels": panels}, scratch, dtype, parallel)
-    b = blockings[0]
+    b = blockings[-1]  # the first one may be that of the zeros
     blocks = {"filters": b.MC, "channels": b.KC}
     if plan.name != "forward":
         blocks = {"channels": b.MC, "filters": b.KC, "phases": len(products)}
