@@ -11,14 +11,16 @@ dy * weight goes to the pixel of dx, dy * x to the tap of dw, and dy to db.
 :mod:`.loops` computes exactly this, one loop per index. The direct engine computes the same sums as products of
 matrices, in one nest::
 
-    piece of work        a block of filters and a chunk of pixels, claimed by a worker           forward, weight_grad
-      panel              what the chunk reads, brought side by side: fits L2                     packing
-        macro-kernel     all filters of the block by all pixels of the chunk                     gemm
+    piece of work        a block of filters and a block of pixels, claimed by a worker           forward, weight_grad
+      strip or panel     what the block reads, brought together: fits L2                         packing
+        macro-kernel     all filters of the block by all its pixels                              gemm
           micro-kernel   MR filters by NR pixels in registers, one multiply-add per product      gemm, simd, tiling
 
 :mod:`.forward` has this nest for y, :mod:`.input_grad` shows that dx is the same nest on dy, and :mod:`.weight_grad`
-has it with pixels as the index that is summed. :mod:`.depthwise` and :mod:`.bias_grad` have nothing to tile.
-:mod:`.launch` starts kernels, :mod:`.jit` compiles and keeps them.
+has it with pixels as the index that is summed. :mod:`.channels_last` turns the product round for NHWC: pixels by
+filters, with :mod:`.product` in the place of :mod:`.gemm`. :mod:`.depthwise` and :mod:`.bias_grad` have nothing to
+tile. :mod:`.winograd` computes 3 x 3 kernels at stride 1 with fewer products. :mod:`.launch` starts kernels, :mod:`.jit`
+compiles and keeps them.
 
 Every kernel takes activations as four extents in the order N, C, H, W with any strides (a layout is a
 transposed view), a weight (F, C / groups, KH, KW) with any strides (a turned kernel is a view too), and

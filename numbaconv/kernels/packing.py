@@ -294,8 +294,16 @@ def pack_filters_side_by_side(panels, pitch, MR, rows, weight, w_channel, channe
     """panels[r // MR * pitch + c * MR + r % MR] = weight[c * w_channel + r] for r < rows, and 0 up to whole panels."""
     for c in range(channels):
         for r in range(0, rows, MR):
-            value = vector_load_first(weight, c * w_channel + r, min(MR, rows - r))
-            vector_store_first(panels, r // MR * pitch + c * MR, value, MR)
+            copy_few(moved(panels, r // MR * pitch + c * MR), moved(weight, c * w_channel + r), min(MR, rows - r), MR)
+
+
+@njit(error_model="numpy")
+def copy_few(destination, source, count, room):
+    """destination[i] = source[i] for i < count, 0 for count <= i < room, and nothing else; few vectors."""
+    lanes = lanes_of(destination)
+    for i in range(0, room, lanes):
+        value = vector_load_first(source, i, max(0, count - i))
+        vector_store_first(destination, i, value, min(lanes, room - i))
 
 
 @njit(error_model="numpy")
@@ -423,10 +431,8 @@ def pack_output_grad(panels, MR, dy, y_n, y_f, y_h, y_w, images, rows, columns, 
                     out = moved(panels, f * pixels + (h * columns + w) * MR)
                     source = moved(dy, f * y_f + h * y_h + w * y_w)
                     for n in range(0, images, lanes):
-                        transpose_block(
-                            moved(out, n * rows * columns * MR), rows * columns * MR, moved(source, n), y_f, count,
-                            min(lanes, images - n),
-                        )  # fmt: skip
+                        out_n = moved(out, n * rows * columns * MR)
+                        turn_panel(out_n, rows * columns * MR, moved(source, n), y_f, count, min(lanes, images - n))
             continue
         for n in range(images):
             for h in range(height):
@@ -434,12 +440,19 @@ def pack_output_grad(panels, MR, dy, y_n, y_f, y_h, y_w, images, rows, columns, 
                 source = moved(dy, n * y_n + f * y_f + h * y_h)
                 if y_f == 1 and y_w != 1:
                     for w in range(width):
-                        vector = vector_load_first(source, w * y_w, count)
-                        vector_store_first(out, w * MR, vector, count)
+                        copy_few(moved(out, w * MR), moved(source, w * y_w), count, count)
                 elif y_w == 1:
                     for w in range(0, width, lanes):
-                        transpose_block(moved(out, w * MR), MR, moved(source, w), y_f, count, min(lanes, width - w))
+                        turn_panel(moved(out, w * MR), MR, moved(source, w), y_f, count, min(lanes, width - w))
                 else:
                     for w in range(width):
                         for r in range(count):
                             store(out, w * MR + r, load(source, r * y_f + w * y_w))
+
+
+@njit(error_model="numpy")
+def turn_panel(panel, pitch, source, step, rows, columns):
+    """panel[j * pitch + r] = source[r * step + j] for r < rows <= MR, which may be more than lanes, and j < columns."""
+    lanes = lanes_of(panel)
+    for r in range(0, rows, lanes):
+        transpose_block(moved(panel, r), pitch, moved(source, r * step), step, min(lanes, rows - r), columns)

@@ -61,7 +61,7 @@ def block(p: Product, dtype: np.dtype) -> channels_last.Blocking:
             images = -(-images // 2)
         while f_blocks * p.N * -(-p.OH // rows) * -(-p.OW // columns) < PIECES and rows > 4:
             rows = -(-rows // 2)
-    pitch = (MC // line | 1) * line if MC >= line else MC
+    pitch = (-(-MC // line) | 1) * line
     pixels_of_sums = (images * (rows + reach_h)) * (columns + between)
     return channels_last.Blocking(
         MC=MC,
