@@ -19,8 +19,9 @@ matrices, in one nest::
 :mod:`.forward` has this nest for y, :mod:`.input_grad` shows that dx is the same nest on dy, and :mod:`.weight_grad`
 has it with pixels as the index that is summed. :mod:`.channels_last` turns the product round for NHWC: pixels by
 filters, with :mod:`.product` in the place of :mod:`.gemm`. :mod:`.depthwise` and :mod:`.bias_grad` have nothing to
-tile. :mod:`.winograd` computes 3 x 3 kernels at stride 1 with fewer products. :mod:`.launch` starts kernels, :mod:`.jit`
-compiles and keeps them.
+tile. :mod:`.winograd` computes 3 x 3 kernels at stride 1 with fewer products.
+
+:mod:`.launch` starts kernels, :mod:`.jit` compiles and keeps them.
 
 Every kernel takes activations as four extents in the order N, C, H, W with any strides (a layout is a
 transposed view), a weight (F, C / groups, KH, KW) with any strides (a turned kernel is a view too), and
