@@ -68,13 +68,15 @@ IMAGES = 16
 # In multiply-adds of a vector. Product: what a multiply-add costs, with the way of its sums to memory and back.
 PRODUCT = 1.3
 # Transforms, for each of the n x n vectors of a tile (of 16 or 36): packing included, NCHW.
-INPUT, FILTERS, OUTPUT, TAPS_COST = 9.0, 10.0, 8.0, 12.0
+INPUT, FILTERS, OUTPUT, TAPS_COST = 9.0, 5.0, 8.0, 12.0
 # In channels-last layouts there is nothing to turn.
 LAST = 0.6
 # In HWCN pixels are turned one by one.
 BATCH_LAST = 1.5
-# Direct: a multiply-add, and packing a vector of the panel.
-DIRECT, PACKING = 1.15, 3.0
+# A product of one vector of filters takes as long as 1.6 of many.
+FIRST_VECTOR = 0.6
+# Direct: a multiply-add, and packing a vector of the panel or reading it from the strip, a share of the multiply-adds.
+DIRECT, PACKING, STRIP = 1.15, 3.0, 0.15
 
 
 def expected_ratio(name: str, g: Geometry, dtype: np.dtype, axes: Axes) -> float:
@@ -91,7 +93,7 @@ def expected_ratio(name: str, g: Geometry, dtype: np.dtype, axes: Axes) -> float
         m = grad_variant(g)
         grad = block_weight_grad(g, dtype, axes)
         tiles = N * -(-OH // m) * -(-OW // m)
-        work = PRODUCT * tiles * round_up(F, 4) * CV
+        work = PRODUCT * tiles * round_up(F, 4) * (CV + FIRST_VECTOR)
         work += turning * INPUT * tiles * (CV * -(-F // grad.FB) + 0.7 * FV * -(-C // grad.CB))
         work += TAPS_COST * grad.shares * F * CV
         direct = DIRECT * pixels * F * -(-C * TAPS // lanes) * TAPS + 4 * pixels * (
@@ -102,10 +104,11 @@ def expected_ratio(name: str, g: Geometry, dtype: np.dtype, axes: Axes) -> float
         b = _block(m, N, C, F, OH, OW, dtype, axes)
         tiles = N * -(-OH // m) * -(-OW // m)
         blocks = tiles / (b.images * b.rows * b.columns)
-        work = PRODUCT * round_up(tiles, 4) * C * FV
+        work = PRODUCT * round_up(tiles, 4) * C * (FV + FIRST_VECTOR)
         work += turning * (INPUT * tiles * CV * -(-F // b.FB) + OUTPUT * tiles * FV)
         work += FILTERS * C * FV * (max(1, blocks) if C > b.KC else 1)
-        direct = TAPS**2 * (DIRECT * pixels * C * round_up(F, tiling.MR) / lanes + PACKING * pixels * C / lanes)
+        rows = 2 if F == 1 else round_up(F, 4)
+        direct = TAPS**2 * pixels * C / lanes * (DIRECT * rows + min(PACKING, STRIP * rows))
     return (m + TAPS - 1) ** 2 * work / direct
 
 
