@@ -25,8 +25,8 @@ from math import gcd, prod
 from . import tiling
 from .gemm import multiply_panel
 from .launch import Address, Launch, NestKernel
-from .packing import add_bias, compress_rows, pack_filters_side_by_side, pack_strip, pack_weight_panel, unpack_sums
-from .simd import claim, integers, load_integer, moved, pointer, store_integer, unpacked
+from .packing import add_bias, compress_taps, pack_filters_side_by_side, pack_strip, pack_weight_panel, unpack_sums
+from .simd import claim, integers, moved, pointer, store_integer, unpacked
 
 MR = tiling.MR
 # Panels that are packed as one piece of work: of filters side by side, some cache lines at a time are read.
@@ -237,10 +237,10 @@ def forward(scratch, arguments, worker):
                     )  # fmt: skip
                     done += part
                 for i in range(here if group_size else 0):
-                    for t in range(taps):
-                        tap = moved(strip, i * strip_pitch + load_integer(table, t))
-                        line = moved(panel, ((g + i) * taps + t) * pitch)
-                        compress_rows(line, tap, depth, height, width, strip_rows, strip_columns)
+                    compress_taps(
+                        moved(panel, (g + i) * taps * pitch), pitch, moved(strip, i * strip_pitch), table, taps, depth,
+                        height, width, strip_rows, strip_columns,
+                    )  # fmt: skip
             b, rows_of_b, taps_of_b, b_pitch = strip, channels, taps, strip_pitch
             if group_size:
                 b, rows_of_b, taps_of_b, b_pitch = panel, channels * taps, 1, pitch

@@ -10,6 +10,7 @@ from numba import njit
 from .simd import (
     lanes_of,
     load,
+    load_integer,
     moved,
     store,
     transpose_block,
@@ -131,11 +132,15 @@ def pack_strip(
                 for n in range(images):
                     source = moved(x, n * x_n + c * x_c + h * x_h + w * x_w)
                     out = moved(strip, c * pitch + (a * phases_w + b) * plane + n * rows * columns * batch)
-                    if batch == 1 and step == 1 and columns <= 4 * lanes:
+                    if batch == 1 and (step == 1 or step == 2) and columns <= 4 * lanes:
                         clear(out, top_row * columns)
                         inner = moved(out, top_row * columns)
                         image_rows = moved(source, top_row * stride_h * x_h)
-                        copy_rows(inner, columns, image_rows, stride_h * x_h, end_row - top_row, first, last, columns)
+                        count = end_row - top_row
+                        if step == 1:
+                            copy_rows(inner, columns, image_rows, stride_h * x_h, count, first, last, columns)
+                        else:
+                            copy_even(inner, columns, image_rows, stride_h * x_h, count, first, last, columns)
                         clear(moved(out, end_row * columns), (rows - end_row) * columns)
                         continue
                     for v in range(rows):
@@ -177,21 +182,35 @@ def copy_rows(destination, pitch, source, step, rows, first, last, columns):
 
 
 @njit(error_model="numpy")
-def compress_rows(line, strip, images, rows, columns, strip_rows, strip_columns):
-    """line[(n * rows + v) * columns + u] = strip[(n * strip_rows + v) * strip_columns + u]: one tap of a strip.
+def copy_even(destination, pitch, source, step, rows, first, last, columns):
+    """:func:`copy_rows` of every second element of the source."""
+    lanes = lanes_of(destination)
+    for u in range((columns - 1) // lanes * lanes, -1, -lanes):
+        out, line = moved(destination, u), moved(source, 2 * u)
+        start, end = 2 * (first - u), 2 * (last - u) - 1
+        for _ in range(rows):
+            low = vector_load_between(line, 0, start, end)
+            high = vector_load_between(line, lanes, start - lanes, end - lanes)
+            vector_store(out, 0, vector_even(low, high))
+            out, line = moved(out, pitch), moved(line, step)
 
-    May write up to lanes - 1 elements more, and read as many.
+
+@njit(error_model="numpy")
+def compress_taps(panel, pitch, strip, table, taps, images, rows, columns, strip_rows, strip_columns):
+    """panel[t * pitch + (n * rows + v) * columns + u] = strip[table[t] + (n * strip_rows + v) * strip_columns + u].
+
+    The taps of a channel, of its rows without what lies between them. May write up to lanes - 1 elements more, and read
+    as many.
     """
-    lanes = lanes_of(line)
-    for n in range(images):
-        source = moved(strip, n * strip_rows * strip_columns)
-        if columns <= lanes:  # one vector a row, and no counting
+    lanes = lanes_of(panel)
+    for t in range(taps):
+        line = moved(panel, t * pitch)
+        tap = moved(strip, load_integer(table, t))
+        for n in range(images):
+            source = moved(tap, n * strip_rows * strip_columns)
             for _ in range(rows):
-                vector_store(line, 0, vector_load(source, 0))
-                line, source = moved(line, columns), moved(source, strip_columns)
-        else:
-            for _ in range(rows):
-                for u in range(0, columns, lanes):
+                vector_store(line, 0, vector_load(source, 0))  # most rows are no longer than one vector
+                for u in range(lanes, columns, lanes):
                     vector_store(line, u, vector_load(source, u))
                 line, source = moved(line, columns), moved(source, strip_columns)
 

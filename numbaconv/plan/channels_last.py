@@ -11,7 +11,7 @@ from ..geometry import LAYOUTS
 from ..kernels import channels_last, tiling
 from ..kernels.forward import Product
 from ..kernels.launch import Program
-from .base import PIECES, Axes, Plan, enough_work, even_blocks, round_up, upright
+from .base import Axes, Plan, enough_work, even_blocks, pieces_of_output, round_up, upright
 
 # Output pixels of a block: their sums for MC filters are at most 192 KiB.
 PIXELS_BYTES = 192 * 4
@@ -44,7 +44,7 @@ def block(p: Product, dtype: np.dtype) -> channels_last.Blocking:
     images = rows = 1
     if flat:
         pixels = p.N * p.OH * p.OW
-        wanted = -(-pixels // -(-PIECES // f_blocks))
+        wanted = -(-pixels // -(-pieces_of_output() // f_blocks))
         columns = max(1, min(most, wanted, room // max(1, p.C)) // tiling.FILTERS_MR) * tiling.FILTERS_MR
     else:
         columns = even_blocks(p.OW, most)
@@ -57,9 +57,9 @@ def block(p: Product, dtype: np.dtype) -> channels_last.Blocking:
             at_most = max(1, most // ((rows + reach_h) * (columns + between)))
             images = even_blocks(p.N, min(at_most, max(1, room // strip(1, rows, columns))))
         pieces = f_blocks * -(-p.OH // rows) * -(-p.OW // columns)
-        while pieces * -(-p.N // images) < PIECES and images > 1:
+        while pieces * -(-p.N // images) < pieces_of_output() and images > 1:
             images = -(-images // 2)
-        while f_blocks * p.N * -(-p.OH // rows) * -(-p.OW // columns) < PIECES and rows > 4:
+        while f_blocks * p.N * -(-p.OH // rows) * -(-p.OW // columns) < pieces_of_output() and rows > 4:
             rows = -(-rows // 2)
     pitch = (-(-MC // line) | 1) * line
     pixels_of_sums = (images * (rows + reach_h)) * (columns + between)

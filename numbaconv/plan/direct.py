@@ -11,7 +11,7 @@ from ..geometry import LAYOUTS, Geometry
 from ..kernels import forward, tiling, weight_grad
 from ..kernels.forward import Product
 from ..kernels.launch import Program
-from .base import PIECES, Axes, Plan, Strides, enough_work, even_blocks, round_up
+from .base import PIECES, Axes, Plan, Strides, enough_work, even_blocks, pieces_of_output, round_up
 
 # Multiply-adds that cost as much as copying a row of the taps of a pixel beside the other rows.
 GATHERING_COST = 8
@@ -38,7 +38,7 @@ def block_forward(p: Product, dtype: np.dtype) -> forward.Blocking:
     endless = replace(p, N=1 << 20)
     group = 0
     if flat:
-        pieces = -(-PIECES // (p.groups * f_blocks))
+        pieces = -(-pieces_of_output() // (p.groups * f_blocks))
         columns = min(most, max(round_up(-(-p.N * p.OW // pieces), lanes), 4 * lanes))
         images, rows, count, largest = 1, 1, columns, _odd_lines(most + lanes, line)
     else:
@@ -101,7 +101,7 @@ def _output_block(
         fitting = [i for i in range(1, min(N, most) + 1) if i == 1 or _pixels(i, rows, columns, reach) <= most]
         images = min(fitting, key=lambda i: -(-_pixels(i, rows, columns, reach) // lanes) / i)
     pieces = p.groups * f_blocks * -(-p.N // batch)
-    while pieces * -(-p.OH // rows) * -(-p.OW // columns) < PIECES * images:
+    while pieces * -(-p.OH // rows) * -(-p.OW // columns) < pieces_of_output() * images:
         if images * rows * columns * batch <= 4 * lanes:
             break
         if images > 1:
