@@ -13,7 +13,8 @@ from numba import cfunc, from_dtype, types
 from numba.extending import intrinsic
 
 from numbaconv.kernels import simd, tiling
-from numbaconv.kernels.simd import moved, tile_load, tile_store, vector_load
+from numbaconv.kernels.simd import moved, vector_load
+from numbaconv.kernels.tiles import tile_load, tile_store
 
 # A multiply-add takes 4 cycles, and 2 to 4 start in one, so that 8 to 16 chains keep the units busy. AVX-512 and
 # NEON have 32 registers: 24 chains + 2 operands. AVX2 and SSE have 16: 12 + 2.

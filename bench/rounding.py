@@ -176,7 +176,8 @@ def weight_grad_table(errors: dict[int, Errors]) -> str:
         shape, weight_shape = (N, WIDTH, extent, extent), (WIDTH, WIDTH, 3, 3)
         plan = numbaconv.explain(shape, weight_shape, padding=1, algorithm="winograd").weight_grad
         error = with_ratio(values["winograd"], values[DIRECT])
-        rows.append([f"{extent}x{extent}", number(values[DIRECT]), error, plan.reason.partition(";")[0]])
+        variant = plan.reason.partition(";")[0].replace(" x ", "x")
+        rows.append([f"{extent}x{extent}", number(values[DIRECT]), error, variant])
     return report.table(["map", DIRECT, "Winograd", "variant"], rows)
 
 

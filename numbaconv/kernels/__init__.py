@@ -14,7 +14,7 @@ matrices, in one nest::
     piece of work        a block of filters and a block of pixels, claimed by a worker           forward, weight_grad
       strip or panel     what the block reads, brought together: fits L2                         packing
         macro-kernel     all filters of the block by all its pixels                              gemm
-          micro-kernel   MR filters by NR pixels in registers, one multiply-add per product      gemm, simd, tiling
+          micro-kernel   MR filters by NR pixels in registers, one multiply-add per product      gemm, tiles, tiling
 
 :mod:`.forward` has this nest for y, :mod:`.input_grad` shows that dx is the same nest on dy, and :mod:`.weight_grad`
 has it with pixels as the index that is summed. :mod:`.channels_last` turns the product round for NHWC: pixels by

@@ -25,7 +25,8 @@ from numba import njit
 from . import tiling
 from .forward import Product
 from .launch import Address, Launch, NestKernel
-from .packing import clear, pack_pixels, unpack_pixels
+from .packing import clear
+from .pixels import pack_pixels, unpack_pixels
 from .product import ADD, CONTINUE, FRESH, product
 from .simd import (
     claim,

@@ -17,7 +17,7 @@ from numba import njit
 
 from ..geometry import Geometry
 from .launch import Address, Launch, NestKernel
-from .packing import pack_pixels, unpack_pixels
+from .pixels import pack_pixels, unpack_pixels
 from .simd import (
     claim,
     lanes_of,

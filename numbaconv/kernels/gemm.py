@@ -14,7 +14,8 @@ computes and c has no use for never meets another one.
 from numba import njit
 
 from . import tiling
-from .simd import lanes_of, load_integer, moved, tile_add, tile_multiply_add, tile_store, tile_zero
+from .simd import lanes_of, load_integer, moved
+from .tiles import tile_add, tile_multiply_add, tile_store, tile_zero
 
 MR = tiling.MR
 VECTORS = tiling.VECTORS

@@ -11,7 +11,8 @@ of sums of sums grow more slowly with the number of terms.
 from numba import njit
 
 from . import tiling
-from .simd import lanes_of, moved, tile_add, tile_load, tile_multiply_add, tile_store, tile_zero
+from .simd import lanes_of, moved
+from .tiles import tile_add, tile_load, tile_multiply_add, tile_store, tile_zero
 
 FRESH, CONTINUE, ADD = range(3)
 

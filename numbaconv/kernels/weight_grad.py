@@ -24,7 +24,8 @@ from ..geometry import Geometry
 from . import tiling
 from .gemm import macro_kernel
 from .launch import Address, Launch, NestKernel
-from .packing import copy_run, pack_output_grad, pack_pixels, write_run
+from .packing import copy_run, write_run
+from .pixels import pack_output_grad, pack_pixels
 from .simd import (
     claim,
     integers,

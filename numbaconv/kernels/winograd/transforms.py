@@ -13,7 +13,8 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-from ..packing import clear, pack_pixels, unpack_pixels
+from ..packing import clear
+from ..pixels import pack_pixels, unpack_pixels
 from ..simd import (
     Vector,
     emit_load,

@@ -1,0 +1,179 @@
+"""Pixels with their channels side by side, and back: for the nests whose vector runs over channels or filters.
+
+What layout, padding and strides an activation has ends here, as it does in :mod:`.packing` for pixels side by side.
+"""
+
+from numba import njit
+
+from .packing import clear, copy_few, copy_rows, copy_run, inside, write_run
+from .simd import (
+    lanes_of,
+    load,
+    moved,
+    store,
+    transpose_block,
+    vector_load,
+    vector_store,
+    vector_store_first,
+    vector_zero,
+)
+
+
+@njit(error_model="numpy")
+def pack_pixels(strip, pitch, x, x_n, x_c, x_h, x_w, H, W, images, rows, columns, channels, top, left):
+    """strip[((n * rows + v) * columns + u) * pitch + c] = x[n, c, top + v, left + u], or 0 outside the image.
+
+    Requires channels <= pitch. Room for lanes behind it is needed; what lies between channels and pitch is
+    not defined.
+    """
+    lanes = lanes_of(strip)
+    first, last = inside(left, 1, W, columns)
+    if x_n == 1 and x_c != 1 and images > 1:  # images lie side by side, and are turned against channels
+        image = rows * columns * pitch
+        for v in range(rows):
+            outside = not 0 <= top + v < H
+            for u in range(columns):
+                pixel = moved(strip, (v * columns + u) * pitch)
+                if outside or u < first or u >= last:
+                    for n in range(images):
+                        clear_first(moved(pixel, n * image), channels)
+                    continue
+                source = moved(x, (top + v) * x_h + (left + u) * x_w)
+                for c in range(0, channels, lanes):
+                    for n in range(0, images, lanes):
+                        transpose_block(
+                            moved(pixel, n * image + c), image, moved(source, c * x_c + n), x_c,
+                            min(lanes, channels - c), min(lanes, images - n),
+                        )  # fmt: skip
+        return
+    for n in range(images):
+        for v in range(rows):
+            line = moved(strip, (n * rows + v) * columns * pitch)
+            h = top + v
+            if not 0 <= h < H:
+                clear(line, columns * pitch)
+                continue
+            source = moved(x, n * x_n + h * x_h + left * x_w)
+            clear(line, first * pitch)
+            if x_w == 1 and x_c != 1:
+                for c in range(0, channels, lanes):
+                    for u in range(first, last, lanes):
+                        transpose_block(
+                            moved(line, u * pitch + c), pitch, moved(source, c * x_c + u), x_c,
+                            min(lanes, channels - c), min(lanes, last - u),
+                        )  # fmt: skip
+            elif x_c == 1 and x_w == channels and pitch == channels:
+                whole = (last - first) * channels
+                copy_run(moved(line, first * pitch), moved(source, first * x_w), 1, 0, whole, whole)
+            elif x_c == 1:
+                copy_rows(
+                    moved(line, first * pitch), pitch, moved(source, first * x_w), x_w, last - first, 0, channels,
+                    channels,
+                )  # fmt: skip
+            else:
+                for u in range(first, last):
+                    copy_run(moved(line, u * pitch), moved(source, u * x_w), x_c, 0, channels, channels)
+            clear(moved(line, last * pitch), (columns - last) * pitch)
+
+
+@njit(error_model="numpy")
+def clear_first(destination, count):
+    """destination[i] = 0 for i < count, and nothing else."""
+    lanes = lanes_of(destination)
+    for i in range(0, count, lanes):
+        vector_store_first(destination, i, vector_zero(destination), min(lanes, count - i))
+
+
+@njit(error_model="numpy")
+def unpack_pixels(pixels, pitch, image, columns, y, y_n, y_c, y_h, y_w, images, height, width, channels, accumulate):
+    """y[n, c, h, w] (+)= pixels[n * image + (h * columns + w) * pitch + c].
+
+    For n < images, c < channels, h < height, w < width.
+    """
+    lanes = lanes_of(pixels)
+    if y_n == 1 and y_c != 1 and images > 1 and not accumulate:
+        for h in range(height):
+            for w in range(width):
+                out = moved(y, h * y_h + w * y_w)
+                source = moved(pixels, (h * columns + w) * pitch)
+                for c in range(0, channels, lanes):
+                    for n in range(0, images, lanes):
+                        transpose_block(
+                            moved(out, c * y_c + n), y_c, moved(source, n * image + c), image,
+                            min(lanes, images - n), min(lanes, channels - c),
+                        )  # fmt: skip
+        return
+    if width == columns and y_h == columns * y_w:
+        height, width = 1, height * width
+    for n in range(images):
+        for h in range(height):
+            out = moved(y, n * y_n + h * y_h)
+            source = moved(pixels, n * image + h * columns * pitch)
+            if y_w == 1 and y_c != 1:
+                for w in range(0, width, lanes):
+                    count = min(lanes, width - w)
+                    if accumulate:  # by columns of one channel, which lie together in y
+                        for c in range(channels):
+                            add_column(moved(out, c * y_c + w), moved(source, w * pitch + c), pitch, count)
+                        continue
+                    for c in range(0, channels, lanes):
+                        transpose_block(
+                            moved(out, c * y_c + w), y_c, moved(source, w * pitch + c), pitch, count,
+                            min(lanes, channels - c),
+                        )  # fmt: skip
+            elif y_c == 1 and channels == lanes and not accumulate:
+                for w in range(width):
+                    vector_store(out, w * y_w, vector_load(source, w * pitch))
+            else:
+                for w in range(width):
+                    write_run(moved(out, w * y_w), y_c, moved(source, w * pitch), channels, accumulate)
+
+
+@njit(error_model="numpy")
+def add_column(destination, source, step, count):
+    """destination[i] += source[i * step] for i < count."""
+    for i in range(count):
+        store(destination, i, load(destination, i) + load(source, i * step))
+
+
+@njit(error_model="numpy")
+def pack_output_grad(panels, MR, dy, y_n, y_f, y_h, y_w, images, rows, columns, filters):
+    """panels[f // MR][((n * rows + oh) * columns + ow) * MR + f % MR] = dy[n, f, oh, ow], and 0 up to whole panels."""
+    lanes = lanes_of(panels)
+    pixels = images * rows * columns
+    height, width = (1, rows * columns) if y_h == columns * y_w else (rows, columns)
+    for f in range(0, filters, MR):
+        count = min(MR, filters - f)
+        if count < MR:
+            clear(moved(panels, f * pixels), pixels * MR)
+        if y_n == 1 and y_f != 1 and images > 1:  # images lie side by side, and are turned against filters
+            for h in range(rows):
+                for w in range(columns):
+                    out = moved(panels, f * pixels + (h * columns + w) * MR)
+                    source = moved(dy, f * y_f + h * y_h + w * y_w)
+                    for n in range(0, images, lanes):
+                        out_n = moved(out, n * rows * columns * MR)
+                        turn_panel(out_n, rows * columns * MR, moved(source, n), y_f, count, min(lanes, images - n))
+            continue
+        for n in range(images):
+            for h in range(height):
+                out = moved(panels, f * pixels + (n * rows * columns + h * width) * MR)
+                source = moved(dy, n * y_n + f * y_f + h * y_h)
+                if y_f == 1 and y_w != 1:
+                    for w in range(width):
+                        copy_few(moved(out, w * MR), moved(source, w * y_w), count, count)
+                elif y_w == 1:
+                    for w in range(0, width, lanes):
+                        turn_panel(moved(out, w * MR), MR, moved(source, w), y_f, count, min(lanes, width - w))
+                else:
+                    for w in range(width):
+                        for r in range(count):
+                            store(out, w * MR + r, load(source, r * y_f + w * y_w))
+
+
+@njit(error_model="numpy")
+def turn_panel(panel, pitch, source, step, rows, columns):
+    """panel[j * pitch + r] = source[r * step + j] for r < rows <= MR, which may be more than lanes, and j < columns."""
+    lanes = lanes_of(panel)
+    for r in range(0, rows, lanes):
+        transpose_block(moved(panel, r), pitch, moved(source, r * step), step, min(lanes, rows - r), columns)

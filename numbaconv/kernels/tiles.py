@@ -1,0 +1,113 @@
+"""Register tiles, each operation with its scalar meaning: t[r, v] is vector v of row r.
+
+A tile is an LLVM array of vectors, rows x vectors, which LLVM keeps in registers through an ordinary loop.
+"""
+
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic, models, register_model
+
+from .simd import I64, Vector, element, emit_broadcast, emit_load, emit_multiply_add, emit_store, vector_of
+
+
+class Tile(types.Type):
+    """rows x vectors vectors in registers."""
+
+    def __init__(self, dtype, rows, vectors):
+        self.vector = Vector(dtype)
+        self.rows, self.vectors = rows, vectors
+        super().__init__(name=f"Tile({dtype}, {rows} x {vectors} x {self.vector.lanes})")
+
+
+@register_model(Tile)
+class TileModel(models.PrimitiveModel):
+    """A tile is an LLVM array of vectors, which SROA splits into registers."""
+
+    def __init__(self, dmm, fe_type):
+        array = ir.ArrayType(vector_of(fe_type.vector), fe_type.rows * fe_type.vectors)
+        super().__init__(dmm, fe_type, array)
+
+
+@intrinsic(prefer_literal=True)
+def tile_zero(typingctx, p, rows, vectors):
+    """t[r, i] = 0 for r < rows, i < vectors * lanes"""
+    tile = Tile(p.dtype, rows.literal_value, vectors.literal_value)
+
+    def generate(context, builder, signature, args):
+        return ir.Constant(context.get_value_type(tile), None)
+
+    return tile(p, rows, vectors), generate
+
+
+@intrinsic(prefer_literal=True)
+def tile_load(typingctx, c, row_pitch, vector_pitch, rows, vectors):
+    """t[r, v] = the vector at c[r * row_pitch + v * vector_pitch]"""
+    tile = Tile(c.dtype, rows.literal_value, vectors.literal_value)
+
+    def generate(context, builder, signature, args):
+        value = ir.Constant(context.get_value_type(tile), ir.Undefined)
+        for i, offset in tile_offsets(builder, tile, args[1], args[2]):
+            loaded = emit_load(builder, args[0], offset, tile.vector)
+            value = builder.insert_value(value, loaded, i)
+        return value
+
+    return tile(c, types.int64, types.int64, rows, vectors), generate
+
+
+def tile_offsets(builder, tile, row_pitch, vector_pitch):
+    """Index of each vector of a tile, and its offset in memory."""
+    for r in range(tile.rows):
+        row = builder.mul(row_pitch, ir.Constant(I64, r))
+        for v in range(tile.vectors):
+            yield r * tile.vectors + v, builder.add(row, builder.mul(vector_pitch, ir.Constant(I64, v)))
+
+
+@intrinsic
+def tile_multiply_add(typingctx, tile, a, a_pitch, b, b_pitch):
+    """t[r, v] += a[r * a_pitch] * the vector at b[v * b_pitch]"""
+
+    def generate(context, builder, signature, args):
+        value, left, left_pitch, right, right_pitch = args
+        vector = tile.vector
+        kind = element(vector.dtype)
+        columns = [
+            emit_load(builder, right, builder.mul(right_pitch, ir.Constant(I64, v)), vector)
+            for v in range(tile.vectors)
+        ]
+        for r in range(tile.rows):
+            offset = builder.mul(left_pitch, ir.Constant(I64, r))
+            address = builder.gep(left, [offset], source_etype=kind)
+            factor = emit_broadcast(builder, builder.load(address, typ=kind), vector)
+            for v, column in enumerate(columns):
+                i = r * tile.vectors + v
+                total = emit_multiply_add(builder, factor, column, builder.extract_value(value, i), vector)
+                value = builder.insert_value(value, total, i)
+        return value
+
+    return tile(tile, a, types.int64, b, types.int64), generate
+
+
+@intrinsic
+def tile_add(typingctx, c, row_pitch, vector_pitch, tile):
+    """the vector at c[r * row_pitch + v * vector_pitch] += t[r, v]"""
+
+    def generate(context, builder, signature, args):
+        for i, offset in tile_offsets(builder, tile, args[1], args[2]):
+            before = emit_load(builder, args[0], offset, tile.vector)
+            total = builder.fadd(before, builder.extract_value(args[3], i))
+            emit_store(builder, total, args[0], offset, tile.vector)
+        return context.get_dummy_value()
+
+    return types.void(c, types.int64, types.int64, tile), generate
+
+
+@intrinsic
+def tile_store(typingctx, c, row_pitch, vector_pitch, tile):
+    """the vector at c[r * row_pitch + v * vector_pitch] = t[r, v]"""
+
+    def generate(context, builder, signature, args):
+        for i, offset in tile_offsets(builder, tile, args[1], args[2]):
+            emit_store(builder, builder.extract_value(args[3], i), args[0], offset, tile.vector)
+        return context.get_dummy_value()
+
+    return types.void(c, types.int64, types.int64, tile), generate
