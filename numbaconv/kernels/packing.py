@@ -55,8 +55,11 @@ def copy_run(destination, source, step, first, last, count):
             high = vector_load_between(source, 2 * i + lanes, start - lanes, end - lanes)
             vector_store(destination, i, vector_even(low, high))
     else:
-        for i in range(count):
-            store(destination, i, load(source, i * step) if first <= i < last else zero_of(source))
+        # In three loops, so that no element is asked where it lies.
+        clear(destination, first)
+        for i in range(first, last):
+            store(destination, i, load(source, i * step))
+        clear(moved(destination, last), count - last)
 
 
 @njit(error_model="numpy")
