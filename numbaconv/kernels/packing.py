@@ -127,7 +127,7 @@ def pack_strip(
                 for n in range(images):
                     source = moved(x, n * x_n + c * x_c + h * x_h + w * x_w)
                     out = moved(strip, c * pitch + (a * phases_w + b) * plane + n * rows * columns * batch)
-                    if batch == 1 and (step == 1 or step == 2) and columns <= 4 * lanes:
+                    if not by_channel and batch == 1 and (step == 1 or step == 2) and columns <= 4 * lanes:
                         clear(out, top_row * columns)
                         inner = moved(out, top_row * columns)
                         image_rows = moved(source, top_row * stride_h * x_h)
