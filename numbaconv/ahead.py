@@ -79,7 +79,7 @@ def explain(
     Examples
     --------
     >>> print(explain((4, 64, 56, 56), (64, 64, 3, 3), padding=1).forward.algorithm)
-    direct
+    winograd
     """
     kind = np.dtype(dtype)
     if dtype is None or kind not in FLOATS:
