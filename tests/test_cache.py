@@ -183,3 +183,26 @@ def test_four_processes_start_on_an_empty_cache(tmp_path):
         assert not any(pool.map(start, range(4)))
     assert not start(*range(4))
     assert all(path.suffix == ".nbc" for path in files(tmp_path))
+
+
+# One of the two variants of a kernel that a factory makes, against the few lines of NumPy.
+VARIANT = """
+import sys
+import numpy as np
+import numbaconv
+from numbaconv.kernels.winograd import algebra
+
+rng = np.random.default_rng(0)
+for C, m in {cases}:
+    x = rng.normal(size=(1, C, 14, 14)).astype("f")
+    weight = rng.normal(size=(16, C, 3, 3)).astype("f")
+    y = numbaconv.conv2d(x, weight, algorithm="winograd")
+    np.testing.assert_allclose(y[0], algebra.forward(x[0].astype("d"), weight.astype("d"), m), rtol=1e-4, atol=1e-4)
+"""
+
+
+@pytest.mark.slow
+def test_variants_compiled_by_different_processes(tmp_path):
+    """Numba numbers functions of one name anew in every process, and LLVM links by name."""
+    for cases in ([(2, 2)], [(16, 4)], [(2, 2), (16, 4)], [(16, 4), (2, 2)]):
+        run_python(VARIANT.format(cases=cases), NUMBA_CACHE_DIR=str(tmp_path))

@@ -14,6 +14,7 @@ computes and c has no use for never meets another one.
 from numba import njit
 
 from . import tiling
+from .jit import named
 from .simd import lanes_of, load_integer, moved
 from .tiles import tile_add, tile_multiply_add, tile_store, tile_zero
 
@@ -25,6 +26,7 @@ def make_micro_kernel(rows, vectors):
     """Micro-kernel of a tile of `rows` x (`vectors` * lanes); the tile stays in registers."""
 
     @njit(error_model="numpy")
+    @named(rows, vectors)
     def micro_kernel(depth, taps, table, a, b, b_depth, c, c_pitch, fresh):
         lanes = lanes_of(c)
         tile = tile_zero(c, rows, vectors)

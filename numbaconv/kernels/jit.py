@@ -22,6 +22,7 @@ from functools import cache
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import llvmlite
@@ -52,6 +53,22 @@ def source_digest() -> bytes:
     for name, content in sorted(_sources(resources.files(__package__))):
         digest.update(f"{name}\0{len(content)}\0".encode() + content)
     return digest.digest()
+
+
+def named(*parameters: int) -> Callable[[Callable], Callable]:
+    """Put the parameters of a factory into the name of the function that it makes.
+
+    LLVM links by name, and Numba numbers functions of one name anew in every process: two of them that were compiled in
+    different processes, and come out of the cache in a third, would be taken for each other.
+    """
+
+    def rename(function: Callable) -> Callable:
+        ending = "".join(f"_{parameter}" for parameter in parameters)
+        function.__name__ += ending
+        function.__qualname__ += ending
+        return function
+
+    return rename
 
 
 _warned: list[str] = []
@@ -158,8 +175,8 @@ class KernelCache(caching.NullCache):
     cut short or damaged fails its checksum and is compiled again.
     """
 
-    def __init__(self, function: Callable, variant: str = "") -> None:
-        self._name = f"{function.__module__}.{function.__qualname__}{variant}"
+    def __init__(self, function: Callable) -> None:
+        self._name = f"{function.__module__}.{function.__qualname__}"
         self._impl = caching.CompileResultCacheImpl(function)
 
     @property
@@ -200,10 +217,10 @@ class KernelCache(caching.NullCache):
             warn_uncached(f"saving to {path.parent} failed ({error})")
 
 
-def cached(compiler: Any, function: Callable, variant: str = "") -> None:
+def cached(compiler: Any, function: Callable) -> None:
     """Give a dispatcher or C function of `function` a :class:`KernelCache`, where there is a folder for it."""
     try:
-        compiler._cache = KernelCache(function, variant)
+        compiler._cache = KernelCache(function)
     except RuntimeError as error:
         warn_uncached(str(error))
 
@@ -240,9 +257,11 @@ class Kernel:
         self._writes = writes
         self._serial = dispatcher
         if function is not dispatcher:
-            self._serial = numba.njit(error_model="numpy", nogil=True)(function)
+            twin = FunctionType(function.__code__, function.__globals__, "serial", None, function.__closure__)
+            twin.__module__, twin.__qualname__ = function.__module__, f"{function.__qualname__}_serial"
+            self._serial = numba.njit(error_model="numpy", nogil=True)(twin)
             cached(dispatcher, function)
-            cached(self._serial, function, "-serial")
+            cached(self._serial, twin)
 
     def compile(self, dtype: np.dtype, parallel: bool = True) -> Callable:
         """The entry point for arrays of `dtype`, compiled or loaded on first use."""

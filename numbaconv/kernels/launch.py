@@ -125,13 +125,11 @@ class NestKernel:
     ----------
     function : callable
         Takes (scratch, arguments, worker): a pointer to elements of the dtype, a pointer to int64, an int.
-    variant : str
-        Tells kernels apart that one function makes.
     """
 
-    def __init__(self, function: Callable[..., Any], variant: str = "") -> None:
-        self.function, self._variant = function, variant
-        self.__name__, self.__doc__ = function.__name__ + variant, function.__doc__
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self.__name__, self.__doc__ = function.__name__, function.__doc__
         self._compiled: dict[np.dtype, CFunc] = {}
 
     def address(self, dtype: np.dtype) -> int:
@@ -143,7 +141,7 @@ class NestKernel:
                 if function is None:
                     kinds = (types.CPointer(NUMBA_DTYPES[dtype]), types.CPointer(types.int64), types.int64)
                     function = CFunc(self.function, (kinds, types.int64), {}, OPTIONS)
-                    cached(function, self.function, self._variant)
+                    cached(function, self.function)
                     function.compile()
                     self._compiled[dtype] = function
         address: int = function.address

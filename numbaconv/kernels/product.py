@@ -11,6 +11,7 @@ of sums of sums grow more slowly with the number of terms.
 from numba import njit
 
 from . import tiling
+from .jit import named
 from .simd import lanes_of, moved
 from .tiles import tile_add, tile_load, tile_multiply_add, tile_store, tile_zero
 
@@ -24,6 +25,7 @@ def make_micro_kernel(rows, vectors):
     """Micro-kernel of a tile of `rows` x `vectors` vectors; the tile stays in registers."""
 
     @njit(error_model="numpy")
+    @named(rows, vectors)
     def micro_kernel(depth, width, a, a_row, a_block, a_step, b, b_block, c, c_row, c_block, mode):
         lanes = lanes_of(c)
         tile = tile_load(c, c_row, c_block, rows, vectors) if mode == CONTINUE else tile_zero(c, rows, vectors)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from math import prod
 
 from ..forward import Product
+from ..jit import named
 from ..launch import Address, Launch, NestKernel
 from ..packing import clear
 from ..product import ADD, FRESH, product
@@ -84,6 +85,8 @@ def make_kernel(m):
     transform_filters = make_filter_transform(m)
     transform_output = make_output_transform(m)
 
+    @NestKernel
+    @named(m)
     def winograd_forward(scratch, arguments, worker):
         """C and F are those of one group; KC and FB are multiples of lanes."""
         (
@@ -144,7 +147,7 @@ def make_kernel(m):
                 top * m, left * m, accumulate,
             )  # fmt: skip
 
-    return NestKernel(winograd_forward, f"-{m}")
+    return winograd_forward
 
 
 KERNELS = {m: make_kernel(m) for m in (2, 4)}

@@ -13,6 +13,7 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
+from ..jit import named
 from ..packing import clear
 from ..pixels import pack_pixels, unpack_pixels
 from ..simd import (
@@ -133,6 +134,7 @@ def make_tile_transform(kind, m, size):
     n = m + TAPS - 1
 
     @njit(error_model="numpy")
+    @named(kind, m, size)
     def transform_tiles(
         destination, plane, tile_pitch, block_pitch, strip, lines, x, x_n, x_c, x_h, x_w, H, W,
         images, rows, columns, channels, top, left,
@@ -172,6 +174,7 @@ def make_filter_transform(m):
     n = m + TAPS - 1
 
     @njit(error_model="numpy")
+    @named(m)
     def transform_filters(destination, plane, block_pitch, stage, weight, w_row, w_channel, w_kh, w_kw, rows, channels):
         """destination[(i, j) * plane + r // lanes * block_pitch + c * lanes + r % lanes] = element (i, j) of (r, c).
 
@@ -226,6 +229,7 @@ def make_output_transform(m):
     n = m + TAPS - 1
 
     @njit(error_model="numpy")
+    @named(m)
     def transform_output(
         sums, plane, block_pitch, strip, lines, bias, y, y_n, y_f, y_h, y_w, OH, OW, images, rows, columns, filters,
         top, left, accumulate,

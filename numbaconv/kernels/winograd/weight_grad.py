@@ -19,6 +19,7 @@ from numba import njit
 
 from ...geometry import Geometry
 from .. import tiling, weight_grad
+from ..jit import named
 from ..launch import Address, Launch, NestKernel
 from ..product import ADD, FRESH, product
 from ..simd import claim, lanes_of, moved, pointer, unpacked
@@ -103,6 +104,7 @@ def make_kernel(m):
     transform_dy = make_tile_transform(GRAD, m, m)
 
     @njit(error_model="numpy")
+    @named(m)
     def transform_taps(sums, plane, block_pitch, lines, out, f_pitch, row_pitch, filters, channels):
         """out[f * f_pitch + kh * row_pitch + kw * channels + c] = the taps that the sums of (f, c) give.
 
@@ -118,6 +120,8 @@ def make_kernel(m):
                     row = moved(out, f * f_pitch + kh * row_pitch + c)
                     line(TAP, m, moved(lines, kh * n * lanes), lanes, row, channels)
 
+    @NestKernel
+    @named(m)
     def winograd_weight_grad(scratch, arguments, worker):
         """C and F are those of one group; a block is `images` x `rows` x `columns` tiles."""
         (
@@ -180,7 +184,7 @@ def make_kernel(m):
                 filters, channels,
             )  # fmt: skip
 
-    return NestKernel(winograd_weight_grad, f"-{m}")
+    return winograd_weight_grad
 
 
 KERNELS = {m: make_kernel(m) for m in (2, 4)}
