@@ -87,16 +87,7 @@ def panel_elements(p: Product, lanes: int) -> int:
 
 def launches(p: Product, b: Blocking, lanes: int) -> list[Launch]:
     """Pack the weight, then multiply. The dilation of `p` is positive."""
-    weight = dict(zip(("w_group", "w_row", "w_channel", "w_kh", "w_kw"), p.w_strides, strict=True))
-    values: dict[str, int | Address] = {"x": Address(p.x), "y": p.y, "weight": p.weight, **weight}
-    values |= {"panels": Address("panels"), "groups": p.groups, "C": p.C, "F": p.F, "KH": p.KH, "KW": p.KW}
-    values |= {"bias": 0 if p.bias is None else Address(p.bias), "bias_f": p.bias_step}
-    values |= dict(zip(("x_n", "x_c", "x_h", "x_w"), p.x_strides, strict=True))
-    values |= dict(zip(("y_n", "y_f", "y_h", "y_w"), p.y_strides, strict=True))
-    for name, pair in (("stride", p.stride), ("offset", p.offset), ("dilation", p.dilation)):
-        values |= {f"{name}_h": pair[0], f"{name}_w": pair[1]}
-    values |= {"H": p.H, "W": p.W, "N": p.N, "OH": p.OH, "OW": p.OW, "accumulate": p.accumulate}
-    values |= {"phases_h": p.phases(0), "reach_h": p.reach(0), "MC": b.MC, "KC": b.KC, "flat": b.flat, "row": b.row}
+    values = p.arguments() | {"panels": Address("panels"), "MC": b.MC, "KC": b.KC, "flat": b.flat, "row": b.row}
     values |= {"images": b.images, "rows": b.rows, "columns": b.columns, "strip_size": b.strip, "pitch": b.pitch}
     packing = Launch(pack_vectors, PACK_VECTORS, values, p.groups * -(-p.F // lanes))
     return [packing, Launch(channels_last, LAST, values, p.groups * -(-p.F // b.MC) * blocks(p, b))]

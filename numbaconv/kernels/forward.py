@@ -64,6 +64,21 @@ class Product:
     dilation: tuple[int, int]
     accumulate: bool
 
+    def arguments(self) -> dict[str, int | Address]:
+        """The problem as the arguments of a kernel, by name."""
+        values: dict[str, int | Address] = {"x": Address(self.x), "weight": self.weight, "y": self.y}
+        values |= {"bias": 0 if self.bias is None else Address(self.bias), "bias_f": self.bias_step}
+        values |= dict(zip(("x_n", "x_c", "x_h", "x_w"), self.x_strides, strict=True))
+        values |= dict(zip(("w_group", "w_row", "w_channel", "w_kh", "w_kw"), self.w_strides, strict=True))
+        values |= dict(zip(("y_n", "y_f", "y_h", "y_w"), self.y_strides, strict=True))
+        for name in ("H", "W", "N", "C", "F", "OH", "OW", "KH", "KW", "groups", "accumulate"):
+            values[name] = getattr(self, name)
+        for name, pair in (("stride", self.stride), ("offset", self.offset), ("dilation", self.dilation)):
+            values |= {f"{name}_h": pair[0], f"{name}_w": pair[1]}
+        for name, axis in (("h", 0), ("w", 1)):
+            values |= {f"phases_{name}": self.phases(axis), f"reach_{name}": self.reach(axis)}
+        return values
+
     def reach(self, axis: int) -> int:
         """Rows (axis 0) or columns (axis 1) of a strip beyond those of its outputs."""
         taps = (self.KH, self.KW)[axis]
@@ -110,20 +125,7 @@ class Blocking:
 
 def launches(p: Product, b: Blocking) -> list[Launch]:
     """Pack the weight, then multiply."""
-    weight = {
-        "weight": p.weight,
-        **dict(zip(("w_group", "w_row", "w_channel", "w_kh", "w_kw"), p.w_strides, strict=True)),
-    }
-    sizes = {"groups": p.groups, "C": p.C, "F": p.F, "KH": p.KH, "KW": p.KW}
-    panels = {"panels": Address("panels")} if b.packed else {"panels": 0}
-    values: dict[str, int | Address] = {"x": Address(p.x), "y": p.y, **weight, **panels, **sizes}
-    values |= {"bias": 0 if p.bias is None else Address(p.bias), "bias_f": p.bias_step}
-    values |= dict(zip(("x_n", "x_c", "x_h", "x_w"), p.x_strides, strict=True))
-    values |= dict(zip(("y_n", "y_f", "y_h", "y_w"), p.y_strides, strict=True))
-    for name, pair in (("stride", p.stride), ("offset", p.offset), ("dilation", p.dilation)):
-        values |= {f"{name}_h": pair[0], f"{name}_w": pair[1]}
-    values |= {"phases_h": p.phases(0), "phases_w": p.phases(1), "reach_h": p.reach(0), "reach_w": p.reach(1)}
-    values |= {"H": p.H, "W": p.W, "N": p.N, "OH": p.OH, "OW": p.OW, "accumulate": p.accumulate, "packed": b.packed}
+    values = p.arguments() | {"panels": Address("panels") if b.packed else 0, "packed": b.packed}
     values |= {"MC": b.MC, "KC": b.KC, "images": b.images, "rows": b.rows, "columns": b.columns, "batch": b.batch}
     values |= {"strip_pitch": b.strip_pitch, "pitch": b.pitch, "flat": b.flat, "group_size": b.group}
     pieces = p.groups * -(-p.F // b.MC) * blocks(p, b)
@@ -131,7 +133,7 @@ def launches(p: Product, b: Blocking) -> list[Launch]:
     if not b.packed:
         return [multiplying]
     pieces = p.groups * -(-p.F // (MR * PANELS))
-    return [Launch(pack_weight, PACK_WEIGHT, {**weight, **panels, **sizes}, pieces), multiplying]
+    return [Launch(pack_weight, PACK_WEIGHT, values, pieces), multiplying]
 
 
 def blocks(p: Product, b: Blocking) -> int:

@@ -108,7 +108,8 @@ def pack_strip(
 
     So the output pixels of a block and what any tap of theirs reads are one and the same stretch of memory, moved by
     a constant: each element is copied once, and not once for each tap. Room for lanes is needed behind a channel; what
-    a tail reads there is 0, since numbers out of old memory may be subnormal, on which multiply-adds take 150 cycles.
+    a tail reads there is 0, since numbers out of old memory may be subnormal, and multiply-adds then take many times as
+    long.
     """
     lanes = lanes_of(strip)
     step = stride_w * x_w

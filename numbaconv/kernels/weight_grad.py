@@ -73,6 +73,27 @@ def partial_elements(g: Geometry, b: Blocking) -> int:
     return b.shares * g.groups * -(-F // MR) * MR * -(-C // b.CB) * lines * b.line
 
 
+def arguments_of(
+    g: Geometry,
+    x_strides: tuple[int, int, int, int],
+    y_strides: tuple[int, int, int, int],
+    start: int,
+    w_strides: tuple[int, int, int, int],
+    accumulate: bool,
+) -> dict[str, int | Address]:
+    """The problem as the arguments of a kernel, by name; dw begins at element `start`."""
+    values: dict[str, int | Address] = {"x": Address("x"), "dy": Address("dy"), "dw": Address("dw", start)}
+    values |= {"partial": Address("partial"), "N": g.N, "H": g.H, "W": g.W, "OH": g.OH, "OW": g.OW}
+    values |= {"groups": g.groups, "C": g.C // g.groups, "F": g.F // g.groups, "KH": g.KH, "KW": g.KW}
+    values |= dict(zip(("x_n", "x_c", "x_h", "x_w"), x_strides, strict=True))
+    values |= dict(zip(("y_n", "y_f", "y_h", "y_w"), y_strides, strict=True))
+    values |= dict(zip(("w_f", "w_c", "w_kh", "w_kw"), w_strides, strict=True))
+    offset = (-g.padding[0], -g.padding[2])
+    for name, pair in (("stride", g.stride), ("offset", offset), ("dilation", g.dilation)):
+        values |= {f"{name}_h": pair[0], f"{name}_w": pair[1]}
+    return values | {"accumulate": accumulate}
+
+
 def launches(
     g: Geometry,
     x_strides: tuple[int, int, int, int],
@@ -84,15 +105,7 @@ def launches(
 ) -> list[Launch]:
     """Sum by shares, then add the shares; strides count elements of x, dy and dw, which begins at `start`."""
     C, F = g.C // g.groups, g.F // g.groups
-    values: dict[str, int | Address] = {"x": Address("x"), "dy": Address("dy"), "dw": Address("dw", start)}
-    values |= {"partial": Address("partial"), "N": g.N, "H": g.H, "W": g.W, "OH": g.OH, "OW": g.OW}
-    values |= {"groups": g.groups, "C": C, "F": F, "KH": g.KH, "KW": g.KW, "accumulate": accumulate}
-    values |= dict(zip(("x_n", "x_c", "x_h", "x_w"), x_strides, strict=True))
-    values |= dict(zip(("y_n", "y_f", "y_h", "y_w"), y_strides, strict=True))
-    values |= dict(zip(("w_f", "w_c", "w_kh", "w_kw"), w_strides, strict=True))
-    offset = (-g.padding[0], -g.padding[2])
-    for name, pair in (("stride", g.stride), ("offset", offset), ("dilation", g.dilation)):
-        values |= {f"{name}_h": pair[0], f"{name}_w": pair[1]}
+    values = arguments_of(g, x_strides, y_strides, start, w_strides, accumulate)
     values |= {"shares": b.shares, "FB": b.FB, "CB": b.CB, "images": b.images, "rows": b.rows}
     values |= {"columns": b.columns, "line": b.line, "strip_size": b.strip}
     values |= {"gathered": b.gathered, "apart": g.KW if g.dilation[1] != 1 else 1}

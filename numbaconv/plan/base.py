@@ -24,7 +24,7 @@ NO_BIAS = {np.dtype(kind): np.empty(0, kind) for kind in (np.float32, np.float64
 PARALLEL_FLOPS = 16_000_000
 PARALLEL_BYTES = 1 << 20
 # Pieces of work to deal out, where blocks can be cut finer, and parts of dw that are summed apart. More of them read
-# the weight more often: 8 in place of 4 cost a third of the speed of 256>256@28 3x3/2.
+# the weight more often.
 PIECES = 8
 
 

@@ -58,7 +58,7 @@ def grad_variant(g: Geometry) -> int:
     return 2 if few else variant(g.OH * g.OW, g.OH, g.OW, 49)
 
 
-# Tiles that dw sums before it adds them to the rest: twice as many have 1.3 times the rounding error.
+# Tiles that dw sums before it adds them to the rest: longer sums have larger rounding errors.
 MOST_TILES = 64
 # Images of a block in HWCN, where they lie side by side.
 IMAGES = 16

@@ -19,7 +19,7 @@ from math import prod
 
 from ..forward import Product
 from ..jit import named
-from ..launch import Address, Launch, NestKernel
+from ..launch import Launch, NestKernel
 from ..packing import clear
 from ..product import ADD, FRESH, product
 from ..simd import claim, lanes_of, moved, pointer, unpacked
@@ -63,14 +63,7 @@ WINOGRAD_COUNT = len(WINOGRAD)
 
 def launch(p: Product, b: Blocking) -> Launch:
     """The one launch of a pass."""
-    values: dict[str, int | Address] = {"x": Address(p.x), "weight": p.weight, "y": p.y}
-    values |= dict(zip(("x_n", "x_c", "x_h", "x_w"), p.x_strides, strict=True))
-    values |= dict(zip(("w_group", "w_row", "w_channel", "w_kh", "w_kw"), p.w_strides, strict=True))
-    values |= dict(zip(("y_n", "y_f", "y_h", "y_w"), p.y_strides, strict=True))
-    values |= {"bias": 0 if p.bias is None else Address(p.bias), "bias_f": p.bias_step}
-    values |= {"H": p.H, "W": p.W, "N": p.N, "OH": p.OH, "OW": p.OW, "groups": p.groups, "C": p.C, "F": p.F}
-    values |= {"offset_h": p.offset[0], "offset_w": p.offset[1], "accumulate": p.accumulate}
-    values |= {"KC": b.KC, "FB": b.FB, "images": b.images, "rows": b.rows, "columns": b.columns}
+    values = p.arguments() | {"KC": b.KC, "FB": b.FB, "images": b.images, "rows": b.rows, "columns": b.columns}
     values |= {"capacity": b.capacity, "u_plane": b.u_plane, "v_plane": b.v_plane, "m_plane": b.m_plane}
     values |= {"strip_size": b.strip}
     steps = (p.N, b.images), (p.OH, b.rows * b.m), (p.OW, b.columns * b.m), (p.F, b.FB)

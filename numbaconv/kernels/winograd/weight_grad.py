@@ -20,7 +20,7 @@ from numba import njit
 from ...geometry import Geometry
 from .. import tiling, weight_grad
 from ..jit import named
-from ..launch import Address, Launch, NestKernel
+from ..launch import Launch, NestKernel
 from ..product import ADD, FRESH, product
 from ..simd import claim, lanes_of, moved, pointer, unpacked
 from .algebra import TAPS
@@ -82,13 +82,7 @@ def launches(
 ) -> list[Launch]:
     """Sum by shares, then add the shares; strides count elements of x, dy and dw, which begins at `start`."""
     C, F = g.C // g.groups, g.F // g.groups
-    values: dict[str, int | Address] = {"x": Address("x"), "dy": Address("dy"), "dw": Address("dw", start)}
-    values |= {"partial": Address("partial"), "N": g.N, "H": g.H, "W": g.W, "OH": g.OH, "OW": g.OW}
-    values |= {"groups": g.groups, "C": C, "F": F, "KH": TAPS, "KW": TAPS, "accumulate": accumulate}
-    values |= dict(zip(("x_n", "x_c", "x_h", "x_w"), x_strides, strict=True))
-    values |= dict(zip(("y_n", "y_f", "y_h", "y_w"), y_strides, strict=True))
-    values |= dict(zip(("w_f", "w_c", "w_kh", "w_kw"), w_strides, strict=True))
-    values |= {"offset_h": -g.padding[0], "offset_w": -g.padding[2]}
+    values = weight_grad.arguments_of(g, x_strides, y_strides, start, w_strides, accumulate)
     values |= {"shares": b.shares, "FB": b.FB, "CB": b.CB, "images": b.images, "rows": b.rows, "columns": b.columns}
     values |= {"line": b.line, "filters": b.filters, "capacity": b.capacity, "strip_size": b.strip}
     values |= {"v_plane": b.v_plane, "d_plane": b.d_plane, "m_plane": b.m_plane, "gathered": 0, "apart": 1}
