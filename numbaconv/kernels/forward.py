@@ -6,8 +6,9 @@ A product of F x K and K x pixels, K = (c, kh, kw): the packed weight is `a`, a 
         for a block of KC channels:                           so that the strip or the panel stays in L2
             pack the rows of x that the pixels look at        strip [c][row][column]
             many filters: copy each tap out of it             panel [c, kh, kw][pixel]
-            macro-kernel                                      sums [filter][pixel] in scratch
-        add the bias and write the sums to y
+            for a panel of MR filters:                        so that its sums are in L1 when they are written
+                macro-kernel                                  sums [filter][pixel] in scratch
+                last channels: add the bias and write the sums to y
 
 The strip's rows are as long as the sums', so that tap (kh, kw) of pixel j is element j + table[kh, kw] of a channel.
 Between the rows lie KW - 1 columns that are computed and not stored. With many filters those would cost more than a
@@ -26,7 +27,7 @@ from . import tiling
 from .gemm import multiply_panel
 from .launch import Address, Launch, NestKernel
 from .packing import add_bias, compress_taps, pack_filters_side_by_side, pack_strip, pack_weight_panel, unpack_sums
-from .simd import claim, integers, moved, pointer, store_integer, unpacked
+from .simd import claim, integers, lanes_of, moved, pointer, store_integer, unpacked
 
 MR = tiling.MR
 # Panels that are packed as one piece of work: of filters side by side, some cache lines at a time are read.
@@ -115,12 +116,16 @@ class Blocking:
     #: Channels of the strip whose taps are copied to the panel at a time; 0 for no panel.
     group: int
 
+    def sums(self, p: Product) -> int:
+        """Elements of sums: of one panel of filters where no other channels follow, of a block of filters else."""
+        return (MR if self.KC >= p.C else self.MC) * self.pitch
+
     def scratch(self, p: Product) -> int:
         """Elements of scratch of a worker."""
         table = 2 * p.KH * p.KW
         packed = 0 if self.packed else MR * self.KC * p.KH * p.KW
         panel = self.KC * p.KH * p.KW * self.pitch + self.pitch if self.group else 0
-        return table + self.MC * self.pitch + packed + panel + (self.group or self.KC) * self.strip_pitch
+        return table + self.sums(p) + packed + panel + (self.group or self.KC) * self.strip_pitch
 
 
 def launches(p: Product, b: Blocking) -> list[Launch]:
@@ -175,10 +180,10 @@ def forward(scratch, arguments, worker):
         pointer(panels_address, scratch),
         pointer(bias_address, scratch),
     )
-    taps = KH * KW
+    taps, lanes = KH * KW, lanes_of(y)
     sums = moved(scratch, worker * scratch_size)
     # Whole cache lines first: the macro-kernel reads aligned vectors where the taps allow it.
-    panel = moved(sums, MC * pitch)
+    panel = moved(sums, (MR if KC >= C else MC) * pitch)
     strip = moved(panel, (KC * taps + 1) * pitch if group_size else 0)
     a_panel = moved(strip, (group_size if group_size else KC) * strip_pitch)
     table = integers(moved(a_panel, 0 if packed else MR * KC * taps))
@@ -203,7 +208,10 @@ def forward(scratch, arguments, worker):
         together = 1 if batch == 1 else min(batch, N - n)
         height, width = min(rows, OH - oh), min(columns, OW - ow)
         if flat:
+            n, ow = divmod(block * columns, OW)
             depth, height, width = 1, 1, min(columns, N * OW - block * columns)
+        # Whole tiles of whole vectors go where they belong, which their multiply-adds have time for.
+        in_place = flat and C <= KC and y_w == 1 and not accumulate and ow + width <= OW and width % lanes == 0
         strip_rows, strip_columns = height + reach_h, width + reach_w
         plane = depth * strip_rows * strip_columns * together
         for kh in range(KH):
@@ -227,12 +235,12 @@ def forward(scratch, arguments, worker):
                 here = min(step, channels - g)
                 done = 0
                 while done < width:  # one part, or where blocks are flat one for each image
-                    left, part = ow, width
+                    image, left, part = n, ow, width
                     if flat:
-                        n, left = divmod(block * columns + done, OW)
+                        image, left = divmod(block * columns + done, OW)
                         part = min(OW - left, width - done)
                     pack_strip(
-                        moved(strip, done), strip_pitch, moved(source, n * x_n + g * x_c), x_n, x_c, x_h, x_w, H, W,
+                        moved(strip, done), strip_pitch, moved(source, image * x_n + g * x_c), x_n, x_c, x_h, x_w, H, W,
                         here, phases_h, phases_w, stride_h, stride_w, -base_h, -base_w, dilation_h, dilation_w,
                         depth, strip_rows, part + reach_w, together, oh * stride_h + offset_h + base_h,
                         left * stride_w + offset_w + base_w,
@@ -253,26 +261,34 @@ def forward(scratch, arguments, worker):
                     a = a_panel
                     taps_of_a = moved(weight, group * w_group + (f + r) * w_row + c * w_channel)
                     pack_weight_panel(a, MR, rows_of_a, taps_of_a, w_row, w_channel, w_kh, w_kw, channels, KH, KW)
+                place = n * y_n + (first + r) * y_f + oh * y_h + ow * y_w
+                total, total_pitch = moved(sums, r * pitch if KC < C else 0), pitch
+                whole = in_place and rows_of_a == MR
+                if whole:
+                    total, total_pitch = moved(y, place), y_f
                 multiply_panel(
-                    rows_of_a, count, rows_of_b, taps_of_b, table, a, b, b_pitch, moved(sums, r * pitch), pitch,
-                    c == 0,
+                    rows_of_a, count, rows_of_b, taps_of_b, table, a, 1, MR, b, b_pitch, total, total_pitch, c == 0
                 )  # fmt: skip
                 a = moved(a, a_pitch)
-        if bias_address != 0:
-            add_bias(sums, pitch, filters, count, moved(bias, first * bias_f), bias_f)
-        done = 0
-        while done < width:
-            left, part = ow, width
-            if flat:
-                n, left = divmod(block * columns + done, OW)
-                part = min(OW - left, width - done)
-            out = moved(y, n * y_n + first * y_f + oh * y_h + left * y_w)
-            row = part if flat else sum_columns
-            unpack_sums(
-                moved(sums, done), pitch, filters, out, y_n, y_f, y_h, y_w, depth, height, part, sum_rows, row,
-                together, accumulate,
-            )  # fmt: skip
-            done += part
+                if c + KC < C:
+                    continue
+                if bias_address != 0:
+                    add_bias(total, total_pitch, rows_of_a, count, moved(bias, (first + r) * bias_f), bias_f)
+                if whole:
+                    continue
+                done = 0
+                while done < width:
+                    image, left, part = n, ow, width
+                    if flat:
+                        image, left = divmod(block * columns + done, OW)
+                        part = min(OW - left, width - done)
+                    out = moved(y, image * y_n + (first + r) * y_f + oh * y_h + left * y_w)
+                    row = part if flat else sum_columns
+                    unpack_sums(
+                        moved(total, done), pitch, rows_of_a, out, y_n, y_f, y_h, y_w, depth, height, part, sum_rows,
+                        row, together, accumulate,
+                    )  # fmt: skip
+                    done += part
 
 
 PACK_WEIGHT = (

@@ -1,10 +1,10 @@
-"""The product that every pass is made of: a register tile per micro-kernel, a block per macro-kernel.
+"""The product that every pass is made of: a register tile per micro-kernel, a row of tiles per panel.
 
-    c[r, i] += sum over d < depth, t < taps of a[d, t, r] * b[d * b_depth + table[t] + i]
+    c[r, i] += sum over d < depth, t < taps of a[r, d, t] * b[d * b_depth + table[t] + i]
 
 A row of b begins wherever the table says, at a tap of a channel in the forward pass, at a pixel in the weight
-gradient; a single tap begins at 0. a is packed in panels of MR rows: panel r // MR holds a[d, t, r] at
-(d * taps + t) * MR + r % MR. c[r, i] is at r * c_pitch + i.
+gradient; a single tap begins at 0. A panel is up to MR rows of a: a[r, d, t] is at r * a_row + (d * taps + t) * a_step,
+packed (1 and MR), or where the user's array has it. c[r, i] is at r * c_pitch + i.
 
 The sum of one element runs over d and t in order, in one accumulator, whatever tile it falls into, and is then added
 to c: rounding errors of sums of sums grow more slowly with the number of terms. A row or column that a tail tile
@@ -27,18 +27,18 @@ def make_micro_kernel(rows, vectors):
 
     @njit(error_model="numpy")
     @named(rows, vectors)
-    def micro_kernel(depth, taps, table, a, b, b_depth, c, c_pitch, fresh):
+    def micro_kernel(depth, taps, table, a, a_row, a_step, b, b_depth, c, c_pitch, fresh):
         lanes = lanes_of(c)
         tile = tile_zero(c, rows, vectors)
         if taps == 1:  # rows at one distance: looking up each would take 10% longer
             for _ in range(depth):
-                tile = tile_multiply_add(tile, a, 1, b, lanes)
-                a, b = moved(a, MR), moved(b, b_depth)
+                tile = tile_multiply_add(tile, a, a_row, b, lanes)
+                a, b = moved(a, a_step), moved(b, b_depth)
         else:
             for _ in range(depth):
                 for t in range(taps):
-                    tile = tile_multiply_add(tile, a, 1, moved(b, load_integer(table, t)), lanes)
-                    a = moved(a, MR)
+                    tile = tile_multiply_add(tile, a, a_row, moved(b, load_integer(table, t)), lanes)
+                    a = moved(a, a_step)
                 b = moved(b, b_depth)
         if fresh:
             tile_store(c, c_pitch, lanes, tile)
@@ -57,11 +57,11 @@ micro_1_wide, micro_1_1 = make_micro_kernel(1, VECTORS), make_micro_kernel(1, 1)
 
 
 @njit(error_model="numpy")
-def multiply_panel(rows, columns, depth, taps, table, a, b, b_depth, c, c_pitch, fresh):
+def multiply_panel(rows, columns, depth, taps, table, a, a_row, a_step, b, b_depth, c, c_pitch, fresh):
     """c[:rows, :columns] (= if fresh, else +=) the product of one panel of a, rows <= MR.
 
-    Writes whole tiles: c has room for the rows of a panel and for `columns` rounded up to lanes, and b may be read as
-    far.
+    Of fewer rows than MR whole tiles are read and written: a and c have room for MR. c has it for `columns` rounded up
+    to lanes, and b may be read as far.
     """
     lanes = lanes_of(c)
     i = 0
@@ -73,28 +73,18 @@ def multiply_panel(rows, columns, depth, taps, table, a, b, b_depth, c, c_pitch,
         width = 2 if two else VECTORS if vectors >= VECTORS else 1
         if rows > 4:
             if two:
-                micro_full_2(depth, taps, table, a, right, b_depth, out, c_pitch, fresh)
+                micro_full_2(depth, taps, table, a, a_row, a_step, right, b_depth, out, c_pitch, fresh)
             elif width == VECTORS:
-                micro_full_wide(depth, taps, table, a, right, b_depth, out, c_pitch, fresh)
+                micro_full_wide(depth, taps, table, a, a_row, a_step, right, b_depth, out, c_pitch, fresh)
             else:
-                micro_full_1(depth, taps, table, a, right, b_depth, out, c_pitch, fresh)
+                micro_full_1(depth, taps, table, a, a_row, a_step, right, b_depth, out, c_pitch, fresh)
         elif rows > 1:
             if width == VECTORS:
-                micro_4_wide(depth, taps, table, a, right, b_depth, out, c_pitch, fresh)
+                micro_4_wide(depth, taps, table, a, a_row, a_step, right, b_depth, out, c_pitch, fresh)
             else:
-                micro_4_1(depth, taps, table, a, right, b_depth, out, c_pitch, fresh)
+                micro_4_1(depth, taps, table, a, a_row, a_step, right, b_depth, out, c_pitch, fresh)
         elif width == VECTORS:
-            micro_1_wide(depth, taps, table, a, right, b_depth, out, c_pitch, fresh)
+            micro_1_wide(depth, taps, table, a, a_row, a_step, right, b_depth, out, c_pitch, fresh)
         else:
-            micro_1_1(depth, taps, table, a, right, b_depth, out, c_pitch, fresh)
+            micro_1_1(depth, taps, table, a, a_row, a_step, right, b_depth, out, c_pitch, fresh)
         i += width * lanes
-
-
-@njit(error_model="numpy")
-def macro_kernel(rows, columns, depth, taps, table, a, a_pitch, b, b_depth, c, c_pitch, fresh):
-    """c[:rows, :columns] (= if fresh, else +=) the product; panels of a lie a_pitch apart."""
-    for r in range(0, rows, MR):
-        multiply_panel(
-            min(MR, rows - r), columns, depth, taps, table, moved(a, r // MR * a_pitch), b, b_depth,
-            moved(c, r * c_pitch), c_pitch, fresh,
-        )  # fmt: skip

@@ -6,8 +6,10 @@ once per block, and every tap reads it in place.
 
     for a share of the images and rows, a block of FB filters, a block of CB channels:   one piece of work
         for a block of images, rows and columns:                     so that the strip stays in L2
-            pack x into a strip [image, row, column][channel], dy into panels [pixel][filter % MR]
-            for kh: macro-kernel                                     partial sums [f][kh][kw, c]
+            pack x into a strip [image, row, column][channel]
+            for a panel of MR filters:                               where its pixels lie one after the other, dy itself
+                pack dy into a panel [pixel][filter % MR]            so that it stays in L1
+                for kh: macro-kernel                                 partial sums [f][kh][kw, c]
 
 Where a row of taps fills its vectors badly (7 taps of 3 channels are 21 elements on 32 lanes), the rows of taps of
 a pixel are first copied side by side, and one product does them all.
@@ -20,9 +22,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from numba import njit
+
 from ..geometry import Geometry
 from . import tiling
-from .gemm import macro_kernel
+from .gemm import multiply_panel
 from .launch import Address, Launch, NestKernel
 from .packing import copy_run, write_run
 from .pixels import pack_output_grad, pack_pixels
@@ -47,7 +51,11 @@ MR = tiling.MR
 
 @dataclass(frozen=True)
 class Blocking:
-    """Sizes of the nest: shares, FB filters and CB channels of a piece, the outputs of a block, elements of a line."""
+    """Sizes of the nest: shares, FB filters and CB channels of a piece, the outputs of a block, elements of a line.
+
+    `in_place`: dy is multiplied where it lies, since the outputs of a block do so at one distance. `whole`: the sums of
+    the only share are dw itself.
+    """
 
     shares: int
     FB: int
@@ -58,16 +66,20 @@ class Blocking:
     line: int
     strip: int
     gathered: int
+    in_place: bool
+    whole: bool
 
     @property
     def scratch(self) -> int:
-        """Elements of scratch of a worker: table, strip, gathered taps and the packed dy of a block."""
+        """Elements of scratch of a worker: table, strip, gathered taps and a panel of dy."""
         pixels = self.images * self.rows * self.columns
-        return 2 * pixels + self.strip + self.gathered + self.FB * pixels
+        return 2 * pixels + self.strip + self.gathered + MR * pixels
 
 
 def partial_elements(g: Geometry, b: Blocking) -> int:
     """Elements of the partial sums of all shares."""
+    if b.whole:
+        return 0
     C, F = g.C // g.groups, g.F // g.groups
     lines = 1 if b.gathered else g.KH * (g.KW if g.dilation[1] != 1 else 1)
     return b.shares * g.groups * -(-F // MR) * MR * -(-C // b.CB) * lines * b.line
@@ -108,17 +120,18 @@ def launches(
     values = arguments_of(g, x_strides, y_strides, start, w_strides, accumulate)
     values |= {"shares": b.shares, "FB": b.FB, "CB": b.CB, "images": b.images, "rows": b.rows}
     values |= {"columns": b.columns, "line": b.line, "strip_size": b.strip}
-    values |= {"gathered": b.gathered, "apart": g.KW if g.dilation[1] != 1 else 1}
+    values |= {"gathered": b.gathered, "apart": g.KW if g.dilation[1] != 1 else 1, "in_place": b.in_place}
     pieces = b.shares * g.groups * -(-F // b.FB) * -(-C // b.CB)
-    adding = Launch(add_shares, ADD_SHARES, values, g.F)
-    return [Launch(weight_grad, WEIGHT_GRAD, values, pieces), adding]
+    if b.whole:
+        return [Launch(weight_grad, WEIGHT_GRAD, values | {"partial": values["dw"]}, pieces)]
+    return [Launch(weight_grad, WEIGHT_GRAD, values, pieces), Launch(add_shares, ADD_SHARES, values, g.F)]
 
 
 WEIGHT_GRAD = (
     "counter", "x", "x_n", "x_c", "x_h", "x_w", "H", "W", "dy", "y_n", "y_f", "y_h", "y_w", "partial",
     "N", "OH", "OW", "groups", "C", "F", "KH", "KW", "stride_h", "stride_w", "offset_h", "offset_w",
     "dilation_h", "dilation_w", "shares", "FB", "CB", "images", "rows", "columns", "line", "strip_size",
-    "gathered", "scratch_size",
+    "gathered", "in_place", "scratch_size",
 )  # fmt: skip
 WEIGHT_GRAD_COUNT = len(WEIGHT_GRAD)
 
@@ -129,7 +142,8 @@ def weight_grad(scratch, arguments, worker):
     (
         _, x_address, x_n, x_c, x_h, x_w, H, W, dy_address, y_n, y_f, y_h, y_w, partial_address,
         N, OH, OW, groups, C, F, KH, KW, stride_h, stride_w, offset_h, offset_w,
-        dilation_h, dilation_w, shares, FB, CB, images, rows, columns, line, strip_size, gathered, scratch_size,
+        dilation_h, dilation_w, shares, FB, CB, images, rows, columns, line, strip_size, gathered, in_place,
+        scratch_size,
     ) = unpacked(arguments, WEIGHT_GRAD_COUNT)  # fmt: skip
     x, dy, partial = (
         pointer(x_address, scratch),
@@ -138,8 +152,9 @@ def weight_grad(scratch, arguments, worker):
     )
     strip = moved(scratch, worker * scratch_size)
     gathering = moved(strip, strip_size)
-    panels = moved(gathering, gathered)
-    table = integers(moved(panels, FB * images * rows * columns))
+    # The panel is last: what clears it may write some elements more.
+    table = integers(moved(gathering, gathered))
+    panel = moved(gathering, gathered + 2 * images * rows * columns)
     f_blocks, c_blocks = (F + FB - 1) // FB, (C + CB - 1) // CB
     h_blocks, w_blocks = (OH + rows - 1) // rows, (OW + columns - 1) // columns
     blocks = (N + images - 1) // images * h_blocks * w_blocks
@@ -171,55 +186,65 @@ def weight_grad(scratch, arguments, worker):
                 strip, channels, moved(x, n * x_n + (group * C + c) * x_c), x_n, x_c, x_h, x_w, H, W, depth,
                 strip_rows, strip_columns, channels, oh * stride_h + offset_h, ow * stride_w + offset_w,
             )  # fmt: skip
-            pack_output_grad(
-                panels, MR, moved(dy, n * y_n + (group * F + f) * y_f + oh * y_h + ow * y_w), y_n, y_f, y_h, y_w,
-                depth, height, width, filters,
-            )  # fmt: skip
             pixels = depth * height * width
-            if gathered:
-                row = KW * channels
-                to = gathering
-                for v in range(depth * height):
-                    image, oh_inside = divmod(v, height)
-                    source = moved(strip, (image * strip_rows + oh_inside * stride_h) * strip_columns * channels)
-                    for _ in range(width):
-                        for kh in range(KH):
-                            taps_row = moved(source, kh * dilation_h * strip_columns * channels)
-                            copy_run(moved(to, kh * row), taps_row, 1, 0, row, row)
-                        to = moved(to, line)
-                        source = moved(source, stride_w * channels)
-                store_integer(table, 0, 0)
-                macro_kernel(
-                    filters, KH * row, pixels, 1, table, panels, pixels * MR, gathering, line, sums, f_pitch,
-                    block == first,
-                )  # fmt: skip
-                continue
-            # Pixels at one distance, as in a 1 x 1 kernel, are a depth; others are looked up.
-            flat = strip_rows == height and strip_columns == width and stride_w == 1
+            # Pixels at one distance, as those of a 1 x 1 kernel or of gathered taps, are a depth; others are looked up.
+            flat = gathered or (strip_rows == height and strip_columns == width and stride_w == 1)
             depth_of_sum, looked_up = (pixels, 1) if flat else (1, pixels)
-            for v in range(depth * height):
-                image, oh_inside = divmod(v, height)
-                start = (image * strip_rows + oh_inside * stride_h) * strip_columns * channels
-                for p in range(width):
-                    store_integer(table, v * width + p, start + p * stride_w * channels)
-            for kh in range(KH):
-                for kw in range(taps_apart):
+            if gathered:
+                gather_taps(
+                    gathering, line, strip, depth, height, width, KH, KW * channels, strip_rows,
+                    strip_columns * channels, stride_h, stride_w * channels, dilation_h,
+                )  # fmt: skip
+            else:
+                fill_table(table, depth, height, width, strip_rows, strip_columns, stride_h, stride_w, channels)
+            source = moved(dy, n * y_n + (group * F + f) * y_f + oh * y_h + ow * y_w)
+            for r in range(0, filters, MR):
+                rows_of_a = min(MR, filters - r)
+                a, a_row, a_step = moved(source, r * y_f), y_f, y_w
+                if not in_place or rows_of_a < MR:
+                    pack_output_grad(panel, MR, a, y_n, y_f, y_h, y_w, depth, height, width, rows_of_a)
+                    a, a_row, a_step = panel, 1, MR
+                out = moved(sums, r * f_pitch)
+                if gathered:
+                    multiply_panel(
+                        rows_of_a, KH * KW * channels, pixels, 1, table, a, a_row, a_step, gathering, line, out,
+                        f_pitch, block == first,
+                    )  # fmt: skip
+                    continue
+                for tap in range(KH * taps_apart):
+                    kh, kw = divmod(tap, taps_apart)
                     b = moved(strip, (kh * dilation_h * strip_columns + kw * dilation_w) * channels)
-                    out = moved(sums, (kh * taps_apart + kw) * line)
-                    macro_kernel(
-                        filters,
-                        stretch,
-                        depth_of_sum,
-                        looked_up,
-                        table,
-                        panels,
-                        pixels * MR,
-                        b,
-                        channels,
-                        out,
-                        f_pitch,
-                        block == first,
-                    )
+                    multiply_panel(
+                        rows_of_a, stretch, depth_of_sum, looked_up, table, a, a_row, a_step, b, channels,
+                        moved(out, tap * line), f_pitch, block == first,
+                    )  # fmt: skip
+
+
+@njit(error_model="numpy")
+def fill_table(table, images, rows, columns, strip_rows, strip_columns, stride_h, stride_w, channels):
+    """table[(n * rows + v) * columns + u] = where output (n, v, u) reads tap 0 in a strip of so many channels."""
+    for v in range(images * rows):
+        image, inside = divmod(v, rows)
+        start = (image * strip_rows + inside * stride_h) * strip_columns * channels
+        for u in range(columns):
+            store_integer(table, v * columns + u, start + u * stride_w * channels)
+
+
+@njit(error_model="numpy")
+def gather_taps(
+    gathering, line, strip, images, rows, columns, KH, row, strip_rows, strip_pitch, stride_h, step, dilation_h
+):
+    """gathering[((n * rows + v) * columns + u) * line + kh * row + i] = element i < row of the taps kh of an output.
+
+    It is at ((n * strip_rows + v * stride_h + kh * dilation_h) * strip_pitch + u * step + i) of the strip.
+    """
+    for v in range(images * rows):
+        image, inside = divmod(v, rows)
+        source = moved(strip, (image * strip_rows + inside * stride_h) * strip_pitch)
+        for _ in range(columns):
+            for kh in range(KH):
+                copy_run(moved(gathering, kh * row), moved(source, kh * dilation_h * strip_pitch), 1, 0, row, row)
+            gathering, source = moved(gathering, line), moved(source, step)
 
 
 ADD_SHARES = (

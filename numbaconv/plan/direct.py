@@ -15,6 +15,9 @@ from .base import PIECES, Axes, Plan, Strides, enough_work, even_blocks, pieces_
 
 # Multiply-adds that cost as much as copying a row of the taps of a pixel beside the other rows.
 GATHERING_COST = 8
+# Outputs of a filter whose x is turned in the time that a partial sum takes to memory and back; filters that a turned
+# x is worth; outputs that a sum is worth, where more of them would have to be packed.
+TURNING_COST, LEAST_FILTERS, LEAST_RUN = 4, 64, 128
 # Filters whose multiply-adds cost as much as copying a vector from the strip to the panel, and what they cost on
 # vectors that begin anywhere: 181 GF/s in a panel, 155 on the strip (128>128@56 3x3/2).
 COPY_COST, UNALIGNED = 8, 1.15
@@ -113,16 +116,22 @@ def _output_block(
     return images, rows, columns
 
 
-def block_weight_grad(g: Geometry, dtype: np.dtype, axes: Axes) -> weight_grad.Blocking:
-    """Blocks of the weight-gradient nest, from the shape alone."""
+def block_weight_grad(
+    g: Geometry, dtype: np.dtype, axes: Axes, y: Strides, w: Strides, accumulate: bool
+) -> weight_grad.Blocking:
+    """Blocks of the weight-gradient nest, from the shape and the strides of dy and dw alone."""
     lanes = tiling.lanes(dtype.itemsize)
-    # The strip and the panels of dy share the scratch of a worker; gathered taps take a half of the strip's part.
+    # The strip and a panel of dy share the scratch of a worker; gathered taps take a half of the strip's part.
     budget = tiling.PANEL_BYTES * 3 // 4 // dtype.itemsize
     C, F = g.C // g.groups, g.F // g.groups
     # A 1 x 1 kernel uses what was packed once per pixel only, so its blocks have to be larger.
-    most_C, most_F = (64, 128) if g.KH * g.KW > 1 else (256, 256)
+    most_C, most_F = (64, 128) if g.KH * g.KW > 1 else (256, 512)
     CB = max(1, min(C, round_up(-(-C // max(1, -(-C // most_C))), lanes)))
-    FB = round_up(-(-F // -(-F // most_F)), tiling.MR)
+    c_blocks = g.groups * max(1, -(-C // CB))
+    f_blocks = -(-F // most_F)
+    if TURNING_COST * F > g.N * g.OH * g.OW:
+        f_blocks = max(f_blocks, min(-(-PIECES // c_blocks), F // LEAST_FILTERS))
+    FB = round_up(-(-F // f_blocks), tiling.MR)
     reach = ((g.KH - 1) * g.dilation[0] + 1) * ((g.KW - 1) * g.dilation[1] + 1)
     while CB > lanes and reach * CB > budget:
         CB = round_up(CB // 2, lanes)
@@ -131,7 +140,7 @@ def block_weight_grad(g: Geometry, dtype: np.dtype, axes: Axes) -> weight_grad.B
         height = (rows - 1) * g.stride[0] + (g.KH - 1) * g.dilation[0] + 1
         return images * height * ((columns - 1) * g.stride[1] + (g.KW - 1) * g.dilation[1] + 1) * CB
 
-    depth = min(tiling.DEPTH, max(1, budget // FB))
+    depth = tiling.DEPTH
     row, kernel = -(-CB * g.KW // lanes), -(-CB * g.KH * g.KW // lanes)
     gathers = C == CB and g.dilation[1] == 1 and (row * g.KH - kernel) * FB > GATHERING_COST * g.KH
     if gathers:
@@ -140,23 +149,32 @@ def block_weight_grad(g: Geometry, dtype: np.dtype, axes: Axes) -> weight_grad.B
     # Where the batch lies together, a vector of images first.
     images = min(g.N, lanes) if axes == LAYOUTS["HWCN"] and g.N > 0 else 1
     depth = max(1, depth // images)
-    columns = min(g.OW, depth)
+    columns = even_blocks(g.OW, depth)
+    parts = 1
     while columns > 1 and strip(images, 1, columns) > budget:
-        columns = -(-columns // 2)
+        parts += 1
+        columns = even_blocks(g.OW, -(-depth // parts))
     rows = max(1, min(g.OH, depth // columns))
     while rows > 1 and strip(images, rows, columns) > budget:
         rows -= 1
-    if rows == g.OH and columns == g.OW and images == 1:
+    # The outputs of an image or of some rows of it, one after the other.
+    one_run = columns == g.OW and y[2] == g.OW * y[3] or rows == 1
+    in_place = images == 1 and one_run and 0 < y[3] <= 2
+    if rows == g.OH and columns == g.OW and images == 1 and not (in_place and rows * columns >= LEAST_RUN):
         images = max(1, min(g.N, depth // (rows * columns)))
         while images > 1 and strip(images, rows, columns) > budget:
             images -= 1
+        in_place = in_place and images == 1
     blocks = -(-g.N // images) * -(-g.OH // rows) * -(-g.OW // columns)
-    pieces = g.groups * -(-F // FB) * max(1, -(-C // CB))
-    shares = max(1, min(blocks, -(-PIECES // pieces)))
+    shares = max(1, min(blocks, -(-PIECES // (f_blocks * c_blocks))))
     line = kernel * lanes if gathers else round_up(CB * (g.KW if g.dilation[1] == 1 else 1), lanes)
+    whole_tiles = F % tiling.MR == 0 and C % lanes == 0 and C % CB == 0
+    whole = g.KH * g.KW == shares == 1 and w[:2] == (C, 1) and whole_tiles and not accumulate
     strip_size = round_up(strip(images, rows, columns) + lanes, 64 // dtype.itemsize)
     gathered = (images * rows * columns + 1) * line if gathers else 0
-    return weight_grad.Blocking(shares, FB, CB, images, rows, columns, line, strip_size, gathered)
+    return weight_grad.Blocking(
+        shares, FB, CB, images, rows, columns, line, strip_size, gathered, bool(in_place), bool(whole)
+    )
 
 
 def plan_products(plan: Plan, products: list[Product], names: tuple[str, ...]) -> Plan:
@@ -185,7 +203,11 @@ def plan_weight_grad(plan: Plan, x: Strides, y: Strides, start: int, w: Strides,
     seen = _without_gaps(g)
     if seen is not g:
         x = (x[0], x[1], x[2] * g.stride[0] // seen.stride[0], x[3] * g.stride[1] // seen.stride[1])
-    blocking = block_weight_grad(seen, dtype, plan.axes)
+    pointwise = seen.KH == seen.KW == 1 and seen.stride == (1, 1) and not any(seen.padding)
+    if pointwise and (seen.H, seen.W) == (g.OH, g.OW) and all(a[2] == g.OW * a[3] for a in (x, y)):
+        pixels = g.OH * g.OW  # a 1 x 1 kernel sees no rows
+        seen = replace(seen, H=1, W=pixels, OH=1, OW=pixels)
+    blocking = block_weight_grad(seen, dtype, plan.axes, y, w, plan.accumulate)
     buffers = {"partial": weight_grad.partial_elements(seen, blocking)}
     scratch = max(blocking.scratch, g.KH * g.KW * tiling.lanes(dtype.itemsize))
     launches = weight_grad.launches(seen, x, y, start, w, blocking, plan.accumulate)
