@@ -30,8 +30,8 @@ from .packing import add_bias, compress_taps, pack_filters_side_by_side, pack_st
 from .simd import claim, integers, lanes_of, moved, pointer, store_integer, unpacked
 
 MR = tiling.MR
-# Panels that are packed as one piece of work: of filters side by side, some cache lines at a time are read.
-PANELS = 8
+# Panels that are packed as one piece of work, and channels at a time: of filters side by side, some cache lines.
+PANELS, CHANNELS = 8, 16
 
 
 @dataclass(frozen=True)
@@ -317,6 +317,12 @@ def pack_weight(scratch, arguments, worker):
         if w_row == 1 and KH * KW == 1:
             pack_filters_side_by_side(panel, a_pitch, MR, min(PANELS * MR, F - first * MR), source, w_channel, C)
             continue
-        for block in range(first, min(first + PANELS, blocks)):
-            pack_weight_panel(panel, MR, min(MR, F - block * MR), source, w_row, w_channel, w_kh, w_kw, C, KH, KW)
-            panel, source = moved(panel, a_pitch), moved(source, MR * w_row)
+        # Filters that lie nearer to each other than channels, as in the input gradient, are read together.
+        step = max(C, 1) if w_channel < w_row else CHANNELS
+        for c in range(0, C, step):
+            for block in range(first, min(first + PANELS, blocks)):
+                place = (block - first) * MR * w_row + c * w_channel
+                pack_weight_panel(
+                    moved(panel, (block - first) * a_pitch + c * KH * KW * MR), MR, min(MR, F - block * MR),
+                    moved(source, place), w_row, w_channel, w_kh, w_kw, min(step, C - c), KH, KW,
+                )  # fmt: skip

@@ -281,10 +281,8 @@ def pack_weight_panel(panel, MR, rows, weight, w_row, w_channel, w_kh, w_kw, cha
     """panel[((c * KH + kh) * KW + kw) * MR + r] = weight[r, c, kh, kw] for r < rows, and 0 for r < MR."""
     lanes = lanes_of(panel)
     taps = KH * KW
-    if rows < MR:
-        for i in range(channels * taps):
-            for r in range(rows, MR):
-                store(panel, i * MR + r, zero_of(panel))
+    span = (KH - 1) * w_kh + (KW - 1) * w_kw + 1
+    c = 0
     if w_kw == 1 and w_kh == KW and MR <= lanes:
         # Taps of a channel, and often channels too, follow each other.
         runs, length = (1, channels * taps) if w_channel == taps else (channels, taps)
@@ -294,14 +292,29 @@ def pack_weight_panel(panel, MR, rows, weight, w_row, w_channel, w_kh, w_kw, cha
                     moved(panel, (run * length + i) * MR), MR, moved(weight, run * w_channel + i), w_row,
                     rows, min(lanes, length - i),
                 )  # fmt: skip
-    else:
-        for c in range(channels):
-            for kh in range(KH):
-                for kw in range(KW):
-                    line = moved(panel, ((c * KH + kh) * KW + kw) * MR)
-                    source = moved(weight, c * w_channel + kh * w_kh + kw * w_kw)
-                    for r in range(rows):
-                        store(line, r, load(source, r * w_row))
+        c = channels
+    elif w_kw > 0 and w_kh >= KW * w_kw and span <= lanes and MR <= lanes:
+        # Some of the taps, those of a phase of the input gradient: turned with what lies between them, and moved up.
+        # The last channels are not, since no more may be written than the panel.
+        while c * taps + span <= channels * taps:
+            block = moved(panel, c * taps * MR)
+            transpose_block(block, MR, moved(weight, c * w_channel), w_row, rows, span)
+            for t in range(1, taps):
+                kh, kw = divmod(t, KW)
+                copy_few(moved(block, t * MR), moved(block, (kh * w_kh + kw * w_kw) * MR), MR, MR)
+            c += 1
+    while c < channels:
+        for kh in range(KH):
+            for kw in range(KW):
+                line = moved(panel, ((c * KH + kh) * KW + kw) * MR)
+                source = moved(weight, c * w_channel + kh * w_kh + kw * w_kw)
+                for r in range(rows):
+                    store(line, r, load(source, r * w_row))
+        c += 1
+    if rows < MR:
+        for i in range(channels * taps):
+            for r in range(rows, MR):
+                store(panel, i * MR + r, zero_of(panel))
 
 
 @njit(error_model="numpy")

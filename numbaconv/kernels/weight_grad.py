@@ -47,6 +47,8 @@ from .simd import (
 )
 
 MR = tiling.MR
+# Filters whose shares are added as one piece of work.
+ROWS = 16
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,17 @@ def launches(
     pieces = b.shares * g.groups * -(-F // b.FB) * -(-C // b.CB)
     if b.whole:
         return [Launch(weight_grad, WEIGHT_GRAD, values | {"partial": values["dw"]}, pieces)]
-    return [Launch(weight_grad, WEIGHT_GRAD, values, pieces), Launch(add_shares, ADD_SHARES, values, g.F)]
+    return [Launch(weight_grad, WEIGHT_GRAD, values, pieces), adding(g, values)]
+
+
+def adding(g: Geometry, values: dict[str, int | Address]) -> Launch:
+    """The launch of :func:`add_shares` behind one that made the sums."""
+    return Launch(add_shares, ADD_SHARES, values, g.groups * -(-(g.F // g.groups) // ROWS))
+
+
+def stage_elements(taps: int, lanes: int) -> int:
+    """Elements of scratch of a worker of :func:`add_shares`."""
+    return max(taps, lanes) * lanes
 
 
 WEIGHT_GRAD = (
@@ -271,41 +283,57 @@ def add_shares(scratch, arguments, worker):
     padded_F = (F + MR - 1) // MR * MR
     share_pitch = groups * padded_F * f_pitch
     in_order = w_kw == 1 and w_kh == KW and not accumulate
+    transposed = taps == 1 and w_f == 1 and w_c != 1 and not accumulate
+    f_blocks = (F + ROWS - 1) // ROWS
     while True:
         piece = claim(arguments)
-        if piece >= groups * F:
+        if piece >= groups * f_blocks:
             return 0
-        group, f = divmod(piece, F)
+        group, f_block = divmod(piece, f_blocks)
+        f = f_block * ROWS
+        rows = min(ROWS, F - f)
+        sums = moved(partial, (group * padded_F + f) * f_pitch)
         for c in range(0, C, lanes):
             # A block of channels may end between two multiples of lanes of the stage.
             count = min(lanes, C - c)
             c_block, inner = divmod(c, CB)
             width = min(CB, C - c_block * CB)
-            for tap in range(taps):
-                kh, kw = divmod(tap, KW)
-                apart, along = divmod(kw, together)
-                source = moved(partial, (group * padded_F + f) * f_pitch)
-                if gathered:
-                    source = moved(source, tap * C + c)
-                else:
-                    place = ((c_block * KH + kh) * taps_apart + apart) * line
-                    source = moved(source, place + along * width + inner)
-                total = vector_load(source, 0)
-                for share in range(1, shares):
-                    total = vector_add(total, vector_load(source, share * share_pitch))
-                vector_store(stage, tap * lanes, total)
             out = moved(dw, (group * F + f) * w_f + c * w_c)
-            if taps == 1:
-                write_run(out, w_c, stage, count, accumulate)
-            elif in_order:
-                for tap in range(0, taps, lanes):
-                    transpose_block(
-                        moved(out, tap), w_c, moved(stage, tap * lanes), lanes, min(lanes, taps - tap), count
-                    )
-            else:
-                for i in range(count):
-                    for tap in range(taps):
-                        kh, kw = divmod(tap, KW)
-                        place = i * w_c + kh * w_kh + kw * w_kw
-                        value = load(stage, tap * lanes + i)
-                        store(out, place, load(out, place) + value if accumulate else value)
+            if transposed:
+                for first in range(0, rows, lanes):
+                    source, here = moved(sums, first * f_pitch + c_block * line + inner), min(lanes, rows - first)
+                    for r in range(here):
+                        add_up(moved(stage, r * lanes), moved(source, r * f_pitch), shares, share_pitch)
+                    transpose_block(moved(out, first), w_c, stage, lanes, here, count)
+                continue
+            for r in range(rows):
+                for tap in range(taps):
+                    kh, kw = divmod(tap, KW)
+                    apart, along = divmod(kw, together)
+                    place = ((c_block * KH + kh) * taps_apart + apart) * line + along * width + inner
+                    source = moved(sums, r * f_pitch + (tap * C + c if gathered else place))
+                    add_up(moved(stage, tap * lanes), source, shares, share_pitch)
+                if taps == 1:
+                    write_run(out, w_c, stage, count, accumulate)
+                elif in_order:
+                    for tap in range(0, taps, lanes):
+                        transpose_block(
+                            moved(out, tap), w_c, moved(stage, tap * lanes), lanes, min(lanes, taps - tap), count
+                        )
+                else:
+                    for i in range(count):
+                        for tap in range(taps):
+                            kh, kw = divmod(tap, KW)
+                            place = i * w_c + kh * w_kh + kw * w_kw
+                            value = load(stage, tap * lanes + i)
+                            store(out, place, load(out, place) + value if accumulate else value)
+                out = moved(out, w_f)
+
+
+@njit(error_model="numpy")
+def add_up(total, partial, shares, pitch):
+    """total[i] = sum over s < shares of partial[s * pitch + i], in order, for i < lanes."""
+    value = vector_load(partial, 0)
+    for share in range(1, shares):
+        value = vector_add(value, vector_load(partial, share * pitch))
+    vector_store(total, 0, value)

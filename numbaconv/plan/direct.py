@@ -15,8 +15,8 @@ from .base import PIECES, Axes, Plan, Strides, enough_work, even_blocks, pieces_
 
 # Multiply-adds that cost as much as copying a row of the taps of a pixel beside the other rows.
 GATHERING_COST = 8
-# Outputs of a filter whose x is turned in the time that a partial sum takes to memory and back; filters that a turned
-# x is worth; outputs that a sum is worth, where more of them would have to be packed.
+# Outputs that are turned in the time that a partial sum takes to memory and back; filters that a turned x is worth;
+# outputs that a sum is worth, where more of them would have to be packed.
 TURNING_COST, LEAST_FILTERS, LEAST_RUN = 4, 64, 128
 # Filters whose multiply-adds cost as much as copying a vector from the strip to the panel, and what they cost on
 # vectors that begin anywhere: 181 GF/s in a panel, 155 on the strip (128>128@56 3x3/2).
@@ -58,8 +58,8 @@ def block_forward(p: Product, dtype: np.dtype) -> forward.Blocking:
     KC = even_blocks(p.C, fitting)
     pitch = _odd_lines(count, line)
     b = forward.Blocking(MC, KC, images, rows, columns, batch, strip_pitch, pitch, False, flat, min(group, KC))
-    # Filters that lie side by side (a 1 x 1 kernel in the input gradient) are read a few cache lines at a time, ahead.
-    return replace(b, packed=forward.blocks(p, b) > 2 or p.w_strides[1] == 1)
+    # Filters that lie nearer to each other than channels, as in the input gradient, are read together, ahead.
+    return replace(b, packed=forward.blocks(p, b) > 2 or p.w_strides[1] < p.w_strides[2])
 
 
 def _strip(p: Product, images: int, rows: int, columns: int, batch: int) -> int:
@@ -207,15 +207,23 @@ def plan_weight_grad(plan: Plan, x: Strides, y: Strides, start: int, w: Strides,
     if pointwise and (seen.H, seen.W) == (g.OH, g.OW) and all(a[2] == g.OW * a[3] for a in (x, y)):
         pixels = g.OH * g.OW  # a 1 x 1 kernel sees no rows
         seen = replace(seen, H=1, W=pixels, OH=1, OW=pixels)
+    filters, channels = "filters", "channels"
+    C, F = seen.C // seen.groups, seen.F // seen.groups
+    if pointwise and 0 < x[3] <= 2 and seen.N * seen.OH * seen.OW * (C - F) > TURNING_COST * C * F:
+        # What is turned costs time: better the smaller side, though dw comes out transposed.
+        seen = replace(seen, C=seen.F, F=seen.C)
+        x, y, w, names = y, x, (w[1], w[0], w[2], w[3]), (names[1], names[0], *names[2:])
+        filters, channels = channels, filters
     blocking = block_weight_grad(seen, dtype, plan.axes, y, w, plan.accumulate)
     buffers = {"partial": weight_grad.partial_elements(seen, blocking)}
-    scratch = max(blocking.scratch, g.KH * g.KW * tiling.lanes(dtype.itemsize))
+    lanes = tiling.lanes(dtype.itemsize)
+    scratch = max(blocking.scratch, weight_grad.stage_elements(g.KH * g.KW, lanes))
     launches = weight_grad.launches(seen, x, y, start, w, blocking, plan.accumulate)
     program = Program(launches, names, buffers, scratch, dtype, enough_work(g.flops))
     blocks = {
         "shares": blocking.shares,
-        "filters": blocking.FB,
-        "channels": blocking.CB,
+        filters: blocking.FB,
+        channels: blocking.CB,
         "images": blocking.images,
         "rows": blocking.rows,
         "columns": blocking.columns,

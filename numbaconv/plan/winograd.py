@@ -9,6 +9,7 @@ from numba.core import config
 
 from ..geometry import LAYOUTS, Geometry
 from ..kernels import tiling
+from ..kernels import weight_grad as direct_grad
 from ..kernels.forward import Product
 from ..kernels.launch import Program
 from ..kernels.winograd import forward, weight_grad
@@ -226,7 +227,7 @@ def plan_weight_grad(plan: Plan, x: Strides, y: Strides, start: int, w: Strides,
     g, dtype = plan.geometry, plan.dtype
     b = block_weight_grad(g, dtype, plan.axes)
     launches = weight_grad.launches(g, x, y, start, w, b, plan.accumulate)
-    scratch = max(b.scratch, TAPS**2 * tiling.lanes(dtype.itemsize))
+    scratch = max(b.scratch, direct_grad.stage_elements(TAPS**2, tiling.lanes(dtype.itemsize)))
     buffers = {"partial": weight_grad.partial_elements(g, b)}
     program = Program(launches, names, buffers, scratch, dtype, enough_work(g.flops), TOTAL_BYTES)
     return _finish(plan, program, {"shares": b.shares, "filters": b.FB, "channels": b.CB}, b)

@@ -87,8 +87,7 @@ def launches(
     values |= {"line": b.line, "filters": b.filters, "capacity": b.capacity, "strip_size": b.strip}
     values |= {"v_plane": b.v_plane, "d_plane": b.d_plane, "m_plane": b.m_plane, "gathered": 0, "apart": 1}
     pieces = b.shares * g.groups * -(-F // b.FB) * -(-C // b.CB)
-    adding = Launch(weight_grad.add_shares, weight_grad.ADD_SHARES, values, g.F)
-    return [Launch(KERNELS[b.m], WINOGRAD_GRAD, values, pieces), adding]
+    return [Launch(KERNELS[b.m], WINOGRAD_GRAD, values, pieces), weight_grad.adding(g, values)]
 
 
 def make_kernel(m):
