@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from math import gcd, prod
 
 from . import tiling
-from .gemm import multiply_panel
+from .gemm import ADD, BIASED, FRESH, multiply_panel
 from .launch import Address, Launch, NestKernel
 from .packing import add_bias, compress_taps, pack_filters_side_by_side, pack_strip, pack_weight_panel, unpack_sums
 from .simd import claim, integers, lanes_of, moved, pointer, store_integer, unpacked
@@ -261,21 +261,21 @@ def forward(scratch, arguments, worker):
                     a = a_panel
                     taps_of_a = moved(weight, group * w_group + (f + r) * w_row + c * w_channel)
                     pack_weight_panel(a, MR, rows_of_a, taps_of_a, w_row, w_channel, w_kh, w_kw, channels, KH, KW)
-                place = n * y_n + (first + r) * y_f + oh * y_h + ow * y_w
                 total, total_pitch = moved(sums, r * pitch if KC < C else 0), pitch
+                mode, bias_of_a = FRESH if c == 0 else ADD, moved(bias, (first + r) * bias_f)
                 whole = in_place and rows_of_a == MR
                 if whole:
-                    total, total_pitch = moved(y, place), y_f
+                    total, total_pitch = moved(y, n * y_n + (first + r) * y_f + ow), y_f
+                    mode = mode if bias_address == 0 else BIASED
                 multiply_panel(
-                    rows_of_a, count, rows_of_b, taps_of_b, table, a, 1, MR, b, b_pitch, total, total_pitch, c == 0
+                    rows_of_a, count, rows_of_b, taps_of_b, table, a, 1, MR, b, b_pitch, total, total_pitch, mode,
+                    bias_of_a, bias_f,
                 )  # fmt: skip
                 a = moved(a, a_pitch)
-                if c + KC < C:
+                if whole or c + KC < C:
                     continue
                 if bias_address != 0:
-                    add_bias(total, total_pitch, rows_of_a, count, moved(bias, (first + r) * bias_f), bias_f)
-                if whole:
-                    continue
+                    add_bias(total, pitch, rows_of_a, count, bias_of_a, bias_f)
                 done = 0
                 while done < width:
                     image, left, part = n, ow, width

@@ -16,10 +16,12 @@ from numba import njit
 from . import tiling
 from .jit import named
 from .simd import lanes_of, load_integer, moved
-from .tiles import tile_add, tile_multiply_add, tile_store, tile_zero
+from .tiles import tile_add, tile_add_column, tile_multiply_add, tile_store, tile_zero
 
 MR = tiling.MR
 VECTORS = tiling.VECTORS
+# What becomes of a tile: c += tile, c = tile, c[r, i] = tile[r, i] + bias[r * bias_step].
+ADD, FRESH, BIASED = range(3)
 
 
 def make_micro_kernel(rows, vectors):
@@ -27,7 +29,7 @@ def make_micro_kernel(rows, vectors):
 
     @njit(error_model="numpy")
     @named(rows, vectors)
-    def micro_kernel(depth, taps, table, a, a_row, a_step, b, b_depth, c, c_pitch, fresh):
+    def micro_kernel(depth, taps, table, a, a_row, a_step, b, b_depth, c, c_pitch, mode, bias, bias_step):
         lanes = lanes_of(c)
         tile = tile_zero(c, rows, vectors)
         if taps == 1:  # rows at one distance: looking up each would take 10% longer
@@ -40,10 +42,12 @@ def make_micro_kernel(rows, vectors):
                     tile = tile_multiply_add(tile, a, a_row, moved(b, load_integer(table, t)), lanes)
                     a = moved(a, a_step)
                 b = moved(b, b_depth)
-        if fresh:
-            tile_store(c, c_pitch, lanes, tile)
-        else:
+        if mode == ADD:
             tile_add(c, c_pitch, lanes, tile)
+        else:
+            if mode == BIASED:
+                tile = tile_add_column(tile, bias, bias_step)
+            tile_store(c, c_pitch, lanes, tile)
 
     return micro_kernel
 
@@ -57,10 +61,10 @@ micro_1_wide, micro_1_1 = make_micro_kernel(1, VECTORS), make_micro_kernel(1, 1)
 
 
 @njit(error_model="numpy")
-def multiply_panel(rows, columns, depth, taps, table, a, a_row, a_step, b, b_depth, c, c_pitch, fresh):
-    """c[:rows, :columns] (= if fresh, else +=) the product of one panel of a, rows <= MR.
+def multiply_panel(rows, columns, depth, taps, table, a, a_row, a_step, b, b_depth, c, c_pitch, mode, bias, bias_step):
+    """c[:rows, :columns] (= if FRESH, + bias if BIASED, += if ADD) the product of one panel of a, rows <= MR.
 
-    Of fewer rows than MR whole tiles are read and written: a and c have room for MR. c has it for `columns` rounded up
+    Of fewer rows than MR whole tiles are read and written: a, c and the bias have room for MR. c has it for `columns` rounded up
     to lanes, and b may be read as far.
     """
     lanes = lanes_of(c)
@@ -73,18 +77,18 @@ def multiply_panel(rows, columns, depth, taps, table, a, a_row, a_step, b, b_dep
         width = 2 if two else VECTORS if vectors >= VECTORS else 1
         if rows > 4:
             if two:
-                micro_full_2(depth, taps, table, a, a_row, a_step, right, b_depth, out, c_pitch, fresh)
+                micro_full_2(depth, taps, table, a, a_row, a_step, right, b_depth, out, c_pitch, mode, bias, bias_step)
             elif width == VECTORS:
-                micro_full_wide(depth, taps, table, a, a_row, a_step, right, b_depth, out, c_pitch, fresh)
+                micro_full_wide(depth, taps, table, a, a_row, a_step, right, b_depth, out, c_pitch, mode, bias, bias_step)
             else:
-                micro_full_1(depth, taps, table, a, a_row, a_step, right, b_depth, out, c_pitch, fresh)
+                micro_full_1(depth, taps, table, a, a_row, a_step, right, b_depth, out, c_pitch, mode, bias, bias_step)
         elif rows > 1:
             if width == VECTORS:
-                micro_4_wide(depth, taps, table, a, a_row, a_step, right, b_depth, out, c_pitch, fresh)
+                micro_4_wide(depth, taps, table, a, a_row, a_step, right, b_depth, out, c_pitch, mode, bias, bias_step)
             else:
-                micro_4_1(depth, taps, table, a, a_row, a_step, right, b_depth, out, c_pitch, fresh)
+                micro_4_1(depth, taps, table, a, a_row, a_step, right, b_depth, out, c_pitch, mode, bias, bias_step)
         elif width == VECTORS:
-            micro_1_wide(depth, taps, table, a, a_row, a_step, right, b_depth, out, c_pitch, fresh)
+            micro_1_wide(depth, taps, table, a, a_row, a_step, right, b_depth, out, c_pitch, mode, bias, bias_step)
         else:
-            micro_1_1(depth, taps, table, a, a_row, a_step, right, b_depth, out, c_pitch, fresh)
+            micro_1_1(depth, taps, table, a, a_row, a_step, right, b_depth, out, c_pitch, mode, bias, bias_step)
         i += width * lanes

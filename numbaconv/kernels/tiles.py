@@ -88,6 +88,23 @@ def tile_multiply_add(typingctx, tile, a, a_pitch, b, b_pitch):
 
 
 @intrinsic
+def tile_add_column(typingctx, tile, a, a_pitch):
+    """t[r, v] += a[r * a_pitch]"""
+
+    def generate(context, builder, signature, args):
+        value, column, pitch = args
+        kind = element(tile.vector.dtype)
+        for r in range(tile.rows):
+            address = builder.gep(column, [builder.mul(pitch, ir.Constant(I64, r))], source_etype=kind)
+            term = emit_broadcast(builder, builder.load(address, typ=kind), tile.vector)
+            for i in range(r * tile.vectors, (r + 1) * tile.vectors):
+                value = builder.insert_value(value, builder.fadd(builder.extract_value(value, i), term), i)
+        return value
+
+    return tile(tile, a, types.int64), generate
+
+
+@intrinsic
 def tile_add(typingctx, c, row_pitch, vector_pitch, tile):
     """the vector at c[r * row_pitch + v * vector_pitch] += t[r, v]"""
 

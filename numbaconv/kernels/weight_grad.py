@@ -26,7 +26,7 @@ from numba import njit
 
 from ..geometry import Geometry
 from . import tiling
-from .gemm import multiply_panel
+from .gemm import ADD, FRESH, multiply_panel
 from .launch import Address, Launch, NestKernel
 from .packing import copy_run, write_run
 from .pixels import pack_output_grad, pack_pixels
@@ -209,6 +209,7 @@ def weight_grad(scratch, arguments, worker):
                 )  # fmt: skip
             else:
                 fill_table(table, depth, height, width, strip_rows, strip_columns, stride_h, stride_w, channels)
+            mode = FRESH if block == first else ADD
             source = moved(dy, n * y_n + (group * F + f) * y_f + oh * y_h + ow * y_w)
             for r in range(0, filters, MR):
                 rows_of_a = min(MR, filters - r)
@@ -220,7 +221,7 @@ def weight_grad(scratch, arguments, worker):
                 if gathered:
                     multiply_panel(
                         rows_of_a, KH * KW * channels, pixels, 1, table, a, a_row, a_step, gathering, line, out,
-                        f_pitch, block == first,
+                        f_pitch, mode, dy, 0,
                     )  # fmt: skip
                     continue
                 for tap in range(KH * taps_apart):
@@ -228,7 +229,7 @@ def weight_grad(scratch, arguments, worker):
                     b = moved(strip, (kh * dilation_h * strip_columns + kw * dilation_w) * channels)
                     multiply_panel(
                         rows_of_a, stretch, depth_of_sum, looked_up, table, a, a_row, a_step, b, channels,
-                        moved(out, tap * line), f_pitch, block == first,
+                        moved(out, tap * line), f_pitch, mode, dy, 0,
                     )  # fmt: skip
 
 
