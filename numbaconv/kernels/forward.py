@@ -210,8 +210,6 @@ def forward(scratch, arguments, worker):
         if flat:
             n, ow = divmod(block * columns, OW)
             depth, height, width = 1, 1, min(columns, N * OW - block * columns)
-        # Whole tiles of whole vectors go where they belong, which their multiply-adds have time for.
-        in_place = flat and C <= KC and y_w == 1 and not accumulate and ow + width <= OW and width % lanes == 0
         strip_rows, strip_columns = height + reach_h, width + reach_w
         plane = depth * strip_rows * strip_columns * together
         for kh in range(KH):
@@ -224,6 +222,9 @@ def forward(scratch, arguments, worker):
         # The sums of a strip have its rows, those of a panel the rows of the output.
         sum_rows, sum_columns = (height, width) if group_size else (strip_rows, strip_columns)
         count = (((depth - 1) * sum_rows + height - 1) * sum_columns + width) * together
+        # Whole tiles of one stretch of y go where they belong, which their multiply-adds have time for.
+        one_run = depth == 1 and (height == 1 or (width == y_h and sum_columns == width)) and ow + width <= OW
+        in_place = one_run and C <= KC and y_w == together == 1 and not accumulate and count % lanes == 0
         f = f_block * MC
         filters = min(MC, F - f)
         first = group * F + f
@@ -265,7 +266,7 @@ def forward(scratch, arguments, worker):
                 mode, bias_of_a = FRESH if c == 0 else ADD, moved(bias, (first + r) * bias_f)
                 whole = in_place and rows_of_a == MR
                 if whole:
-                    total, total_pitch = moved(y, n * y_n + (first + r) * y_f + ow), y_f
+                    total, total_pitch = moved(y, n * y_n + (first + r) * y_f + oh * y_h + ow), y_f
                     mode = mode if bias_address == 0 else BIASED
                 multiply_panel(
                     rows_of_a, count, rows_of_b, taps_of_b, table, a, 1, MR, b, b_pitch, total, total_pitch, mode,

@@ -15,10 +15,10 @@ from .simd import (
     store,
     transpose_block,
     vector_add,
-    vector_even,
     vector_fill,
     vector_load,
     vector_load_between,
+    vector_load_every,
     vector_load_first,
     vector_store,
     vector_store_first,
@@ -48,12 +48,8 @@ def copy_run(destination, source, step, first, last, count):
                     vector_store(destination, i, vector_load(source, i))
                 else:
                     vector_store(destination, i, vector_load_between(source, i, first - i, last - i))
-    elif step == 2:
-        for i in range(0, count, lanes):
-            start, end = 2 * (first - i), 2 * (last - i) - 1
-            low = vector_load_between(source, 2 * i, start, end)
-            high = vector_load_between(source, 2 * i + lanes, start - lanes, end - lanes)
-            vector_store(destination, i, vector_even(low, high))
+    elif 2 <= step and step <= 4:
+        copy_every(destination, 0, source, 0, 1, first, last, count, step)
     else:
         # In three loops, so that no element is asked where it lies.
         clear(destination, first)
@@ -128,7 +124,7 @@ def pack_strip(
                 for n in range(images):
                     source = moved(x, n * x_n + c * x_c + h * x_h + w * x_w)
                     out = moved(strip, c * pitch + (a * phases_w + b) * plane + n * rows * columns * batch)
-                    if not by_channel and batch == 1 and (step == 1 or step == 2) and columns <= 4 * lanes:
+                    if not by_channel and batch == 1 and 1 <= step and step <= 4 and columns <= 4 * lanes:
                         clear(out, top_row * columns)
                         inner = moved(out, top_row * columns)
                         image_rows = moved(source, top_row * stride_h * x_h)
@@ -136,7 +132,7 @@ def pack_strip(
                         if step == 1:
                             copy_rows(inner, columns, image_rows, stride_h * x_h, count, first, last, columns)
                         else:
-                            copy_even(inner, columns, image_rows, stride_h * x_h, count, first, last, columns)
+                            copy_every(inner, columns, image_rows, stride_h * x_h, count, first, last, columns, step)
                         clear(moved(out, end_row * columns), (rows - end_row) * columns)
                         continue
                     for v in range(rows):
@@ -178,17 +174,20 @@ def copy_rows(destination, pitch, source, step, rows, first, last, columns):
 
 
 @njit(error_model="numpy")
-def copy_even(destination, pitch, source, step, rows, first, last, columns):
-    """:func:`copy_rows` of every second element of the source."""
+def copy_every(destination, pitch, source, row_step, rows, first, last, columns, step):
+    """:func:`copy_rows` of every second, third or fourth element of the source, which is what `step` says."""
     lanes = lanes_of(destination)
     for u in range((columns - 1) // lanes * lanes, -1, -lanes):
-        out, line = moved(destination, u), moved(source, 2 * u)
-        start, end = 2 * (first - u), 2 * (last - u) - 1
+        out, line = moved(destination, u), moved(source, u * step)
         for _ in range(rows):
-            low = vector_load_between(line, 0, start, end)
-            high = vector_load_between(line, lanes, start - lanes, end - lanes)
-            vector_store(out, 0, vector_even(low, high))
-            out, line = moved(out, pitch), moved(line, step)
+            if step == 2:
+                value = vector_load_every(line, 0, 2, first - u, last - u)
+            elif step == 3:
+                value = vector_load_every(line, 0, 3, first - u, last - u)
+            else:
+                value = vector_load_every(line, 0, 4, first - u, last - u)
+            vector_store(out, 0, value)
+            out, line = moved(out, pitch), moved(line, row_step)
 
 
 @njit(error_model="numpy")

@@ -93,6 +93,15 @@ def emit_mask(builder, count, lanes):
     return builder.icmp_signed("<", ir.Constant(kind, list(range(lanes))), counts)
 
 
+def emit_mask_between(builder, first, last, lanes):
+    """first <= lane < last for every lane."""
+    zero = ir.Constant(I64, 0)
+    start = builder.select(builder.icmp_signed(">", first, zero), first, zero)
+    end = builder.select(builder.icmp_signed(">", last, zero), last, zero)
+    before = emit_mask(builder, start, lanes)
+    return builder.and_(emit_mask(builder, end, lanes), builder.not_(before))
+
+
 def emit_masked_load(builder, pointer, offset, mask, vector):
     kind = vector_of(vector)
     mask_kind = ir.VectorType(ir.IntType(1), vector.lanes)
@@ -288,11 +297,7 @@ def vector_load_between(typingctx, p, offset, first, last):
     vector = Vector(p.dtype)
 
     def generate(context, builder, signature, args):
-        zero = ir.Constant(I64, 0)
-        start = builder.select(builder.icmp_signed(">", args[2], zero), args[2], zero)
-        end = builder.select(builder.icmp_signed(">", args[3], zero), args[3], zero)
-        before = emit_mask(builder, start, vector.lanes)
-        mask = builder.and_(emit_mask(builder, end, vector.lanes), builder.not_(before))
+        mask = emit_mask_between(builder, args[2], args[3], vector.lanes)
         return emit_masked_load(builder, args[0], args[1], mask, vector)
 
     return vector(p, types.int64, types.int64, types.int64), generate
@@ -344,15 +349,37 @@ def vector_multiply_add(typingctx, a, b, c):
     return a(a, a, a), lambda context, builder, signature, args: emit_multiply_add(builder, *args, a)
 
 
-@intrinsic
-def vector_even(typingctx, a, b):
-    """The even elements of a and then of b."""
+@intrinsic(prefer_literal=True)
+def vector_load_every(typingctx, p, offset, step, first, last):
+    """v[i] = p[offset + i * step] if first <= i < last else 0, for a step of 2, 3 or 4; reads no more than these and
+    what lies between them
+    """
+    vector, literal = Vector(p.dtype), step
+    step = literal.literal_value
 
     def generate(context, builder, signature, args):
-        picks = ir.Constant(ir.VectorType(I32, a.lanes), [2 * i for i in range(a.lanes)])
-        return builder.shuffle_vector(args[0], args[1], picks)
+        lanes = vector.lanes
+        first, last = args[3], args[4]
+        times = ir.Constant(I64, step)
+        start = builder.mul(first, times)
+        end = builder.add(builder.mul(builder.sub(last, ir.Constant(I64, 1)), times), ir.Constant(I64, 1))
+        parts = []
+        for part in range(step):
+            here = ir.Constant(I64, part * lanes)
+            mask = emit_mask_between(builder, builder.sub(start, here), builder.sub(end, here), lanes)
+            parts.append(emit_masked_load(builder, args[0], builder.add(args[1], here), mask, vector))
+        # Every part adds the lanes whose element it has.
+        value = parts[0]
+        for part in range(1, step):
+            picks = []
+            for lane in range(lanes):
+                place = lane * step - part * lanes
+                known = lane * step if part == 1 else lane
+                picks.append(lanes + place if 0 <= place < lanes else known if place < 0 else 0)
+            value = builder.shuffle_vector(value, parts[part], ir.Constant(ir.VectorType(I32, lanes), picks))
+        return value
 
-    return a(a, a), generate
+    return vector(p, types.int64, literal, types.int64, types.int64), generate
 
 
 @intrinsic
