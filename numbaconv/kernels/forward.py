@@ -222,9 +222,11 @@ def forward(scratch, arguments, worker):
         # The sums of a strip have its rows, those of a panel the rows of the output.
         sum_rows, sum_columns = (height, width) if group_size else (strip_rows, strip_columns)
         count = (((depth - 1) * sum_rows + height - 1) * sum_columns + width) * together
-        # Whole tiles of one stretch of y go where they belong, which their multiply-adds have time for.
-        one_run = depth == 1 and (height == 1 or (width == y_h and sum_columns == width)) and ow + width <= OW
-        in_place = one_run and C <= KC and y_w == together == 1 and not accumulate and count % lanes == 0
+        # Whole tiles of stretches of y go where they belong, which their multiply-adds have time for.
+        runs, run = depth * height, width
+        if ow + width <= OW and depth == 1 and sum_columns == width and (height == 1 or y_h == width):
+            runs, run = 1, count
+        in_place = C <= KC and y_w == together == 1 and run % lanes == 0 and ow + width <= OW and not accumulate
         f = f_block * MC
         filters = min(MC, F - f)
         first = group * F + f
@@ -262,18 +264,25 @@ def forward(scratch, arguments, worker):
                     a = a_panel
                     taps_of_a = moved(weight, group * w_group + (f + r) * w_row + c * w_channel)
                     pack_weight_panel(a, MR, rows_of_a, taps_of_a, w_row, w_channel, w_kh, w_kw, channels, KH, KW)
-                total, total_pitch = moved(sums, r * pitch if KC < C else 0), pitch
-                mode, bias_of_a = FRESH if c == 0 else ADD, moved(bias, (first + r) * bias_f)
-                whole = in_place and rows_of_a == MR
-                if whole:
-                    total, total_pitch = moved(y, n * y_n + (first + r) * y_f + oh * y_h + ow), y_f
-                    mode = mode if bias_address == 0 else BIASED
+                total = moved(sums, r * pitch if KC < C else 0)
+                bias_of_a = moved(bias, (first + r) * bias_f)
+                if in_place and rows_of_a == MR:
+                    out = moved(y, n * y_n + (first + r) * y_f + oh * y_h + ow)
+                    for v in range(runs):
+                        image, h = divmod(v, height)
+                        multiply_panel(
+                            MR, run, rows_of_b, taps_of_b, table, a, 1, MR,
+                            moved(b, (image * sum_rows + h) * sum_columns), b_pitch, moved(out, image * y_n + h * y_h),
+                            y_f, FRESH if bias_address == 0 else BIASED, bias_of_a, bias_f,
+                        )  # fmt: skip
+                    a = moved(a, a_pitch)
+                    continue
                 multiply_panel(
-                    rows_of_a, count, rows_of_b, taps_of_b, table, a, 1, MR, b, b_pitch, total, total_pitch, mode,
-                    bias_of_a, bias_f,
+                    rows_of_a, count, rows_of_b, taps_of_b, table, a, 1, MR, b, b_pitch, total, pitch,
+                    FRESH if c == 0 else ADD, bias_of_a, 0,
                 )  # fmt: skip
                 a = moved(a, a_pitch)
-                if whole or c + KC < C:
+                if c + KC < C:
                     continue
                 if bias_address != 0:
                     add_bias(total, pitch, rows_of_a, count, bias_of_a, bias_f)
