@@ -28,7 +28,7 @@ from ..geometry import Geometry
 from . import tiling
 from .gemm import ADD, FRESH, multiply_panel
 from .launch import Address, Launch, NestKernel
-from .packing import copy_run, write_run
+from .packing import write_run
 from .pixels import pack_output_grad, pack_pixels
 from .simd import (
     claim,
@@ -44,6 +44,7 @@ from .simd import (
     vector_add,
     vector_load,
     vector_store,
+    vector_zero,
 )
 
 MR = tiling.MR
@@ -198,6 +199,8 @@ def weight_grad(scratch, arguments, worker):
                 strip, channels, moved(x, n * x_n + (group * C + c) * x_c), x_n, x_c, x_h, x_w, H, W, depth,
                 strip_rows, strip_columns, channels, oh * stride_h + offset_h, ow * stride_w + offset_w,
             )  # fmt: skip
+            # What a tail reads behind the last channel is 0: numbers out of old memory may be subnormal, and slow.
+            vector_store(strip, depth * strip_rows * strip_columns * channels, vector_zero(strip))
             pixels = depth * height * width
             # Pixels at one distance, as those of a 1 x 1 kernel or of gathered taps, are a depth; others are looked up.
             flat = gathered or (strip_rows == height and strip_columns == width and stride_w == 1)
@@ -251,12 +254,16 @@ def gather_taps(
 
     It is at ((n * strip_rows + v * stride_h + kh * dilation_h) * strip_pitch + u * step + i) of the strip.
     """
+    lanes = lanes_of(gathering)
     for v in range(images * rows):
         image, inside = divmod(v, rows)
         source = moved(strip, (image * strip_rows + inside * stride_h) * strip_pitch)
         for _ in range(columns):
-            for kh in range(KH):
-                copy_run(moved(gathering, kh * row), moved(source, kh * dilation_h * strip_pitch), 1, 0, row, row)
+            vector_store(gathering, line - lanes, vector_zero(gathering))
+            for kh in range(KH):  # what is too much of a row is written over by the next one
+                taps = moved(source, kh * dilation_h * strip_pitch)
+                for i in range(0, row, lanes):
+                    vector_store(gathering, kh * row + i, vector_load(taps, i))
             gathering, source = moved(gathering, line), moved(source, step)
 
 
