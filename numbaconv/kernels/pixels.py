@@ -12,6 +12,7 @@ from .simd import (
     moved,
     store,
     transpose_block,
+    transpose_every_second,
     vector_load,
     vector_store,
     vector_store_first,
@@ -61,6 +62,13 @@ def pack_pixels(strip, pitch, x, x_n, x_c, x_h, x_w, H, W, images, rows, columns
                         transpose_block(
                             moved(line, u * pitch + c), pitch, moved(source, c * x_c + u), x_c,
                             min(lanes, channels - c), min(lanes, last - u),
+                        )  # fmt: skip
+            elif x_w == 2 and x_c != 1:
+                for c in range(0, channels, lanes):
+                    for u in range(first, last, lanes // 2):
+                        transpose_every_second(
+                            moved(line, u * pitch + c), pitch, moved(source, c * x_c + 2 * u), x_c,
+                            min(lanes, channels - c), 2 * min(lanes // 2, last - u) - 1,
                         )  # fmt: skip
             elif x_c == 1 and x_w == channels and pitch == channels:
                 whole = (last - first) * channels

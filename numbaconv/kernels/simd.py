@@ -407,7 +407,22 @@ def transpose_block(typingctx, destination, destination_pitch, source, source_pi
 
     Requires 1 <= rows, columns <= lanes; reads and writes no more.
     """
-    vector = Vector(destination.dtype)
+    kinds = (destination, types.int64, source, types.int64, types.int64, types.int64)
+    return types.void(*kinds), emit_transposed_copy(Vector(destination.dtype), 1)
+
+
+@intrinsic
+def transpose_every_second(typingctx, destination, destination_pitch, source, source_pitch, rows, columns):
+    """destination[j * destination_pitch + i] = source[i * source_pitch + 2 * j], i < rows, 2 * j < columns.
+
+    Requires 1 <= rows, columns <= lanes; reads of a row `columns` elements and writes no more.
+    """
+    kinds = (destination, types.int64, source, types.int64, types.int64, types.int64)
+    return types.void(*kinds), emit_transposed_copy(Vector(destination.dtype), 2)
+
+
+def emit_transposed_copy(vector, step):
+    """The generator of a copy that turns a block of which every `step`-th column counts."""
 
     def generate(context, builder, signature, args):
         dst, dst_pitch, src, src_pitch, n_rows, n_columns = args
@@ -427,10 +442,10 @@ def transpose_block(typingctx, destination, destination_pitch, source, source_pi
             offset = builder.mul(src_pitch, clamped(i, n_rows))
             loaded.append(emit_masked_load(builder, src, offset, mask, vector))
         mask = emit_mask(builder, n_rows, vector.lanes)
-        for j, row in reversed(list(enumerate(emit_transpose(builder, loaded, vector)))):
-            offset = builder.mul(dst_pitch, clamped(j, n_columns))
-            emit_masked_store(builder, row, dst, offset, mask, vector)
+        turned = emit_transpose(builder, loaded, vector)
+        for j in range((vector.lanes - 1) // step * step, -1, -step):
+            place = builder.sdiv(clamped(j, n_columns), ir.Constant(I64, step))
+            emit_masked_store(builder, turned[j], dst, builder.mul(dst_pitch, place), mask, vector)
         return context.get_dummy_value()
 
-    kinds = (destination, types.int64, source, types.int64, types.int64, types.int64)
-    return types.void(*kinds), generate
+    return generate
