@@ -52,20 +52,23 @@ def make_micro_kernel(rows, vectors):
     return micro_kernel
 
 
-# Tails in r: 2 to 4 rows on a tile of 4, whose accumulators still cover the latency; 1 row alone. Tails in i: a tile of
-# 2 vectors, where VECTORS is 3, and of 1.
+# Tails in r: 3 rows on a tile of 4, whose accumulators still cover the latency; 1 or 2 rows alone. Tails in i: a tile
+# of 2 vectors, where VECTORS is 3, and of 1.
 micro_full_wide, micro_full_1 = make_micro_kernel(MR, VECTORS), make_micro_kernel(MR, 1)
 micro_full_2 = make_micro_kernel(MR, 2) if VECTORS > 2 else micro_full_wide
 micro_4_wide, micro_4_1 = make_micro_kernel(4, VECTORS), make_micro_kernel(4, 1)
+micro_2_wide, micro_2_1 = make_micro_kernel(2, VECTORS), make_micro_kernel(2, 1)
 micro_1_wide, micro_1_1 = make_micro_kernel(1, VECTORS), make_micro_kernel(1, 1)
+# Rows of a tail that its tile does not go beyond.
+EXACT_ROWS = (0, 1, 2, 4)
 
 
 @njit(error_model="numpy")
 def multiply_panel(rows, columns, depth, taps, table, a, a_row, a_step, b, b_depth, c, c_pitch, mode, bias, bias_step):
     """c[:rows, :columns] (= if FRESH, + bias if BIASED, += if ADD) the product of one panel of a, rows <= MR.
 
-    Of fewer rows than MR whole tiles are read and written: a, c and the bias have room for MR. c has it for `columns` rounded up
-    to lanes, and b may be read as far.
+    Writes whole tiles: c has room for MR rows, unless there are as many or EXACT_ROWS, and for `columns` rounded up to
+    lanes. a and the bias may be read as far as c is written, and b as wide.
     """
     lanes = lanes_of(c)
     i = 0
@@ -82,11 +85,16 @@ def multiply_panel(rows, columns, depth, taps, table, a, a_row, a_step, b, b_dep
                 micro_full_wide(depth, taps, table, a, a_row, a_step, right, b_depth, out, c_pitch, mode, bias, bias_step)
             else:
                 micro_full_1(depth, taps, table, a, a_row, a_step, right, b_depth, out, c_pitch, mode, bias, bias_step)
-        elif rows > 1:
+        elif rows > 2:
             if width == VECTORS:
                 micro_4_wide(depth, taps, table, a, a_row, a_step, right, b_depth, out, c_pitch, mode, bias, bias_step)
             else:
                 micro_4_1(depth, taps, table, a, a_row, a_step, right, b_depth, out, c_pitch, mode, bias, bias_step)
+        elif rows > 1:
+            if width == VECTORS:
+                micro_2_wide(depth, taps, table, a, a_row, a_step, right, b_depth, out, c_pitch, mode, bias, bias_step)
+            else:
+                micro_2_1(depth, taps, table, a, a_row, a_step, right, b_depth, out, c_pitch, mode, bias, bias_step)
         elif width == VECTORS:
             micro_1_wide(depth, taps, table, a, a_row, a_step, right, b_depth, out, c_pitch, mode, bias, bias_step)
         else:

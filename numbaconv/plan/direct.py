@@ -10,6 +10,7 @@ import numpy as np
 from ..geometry import LAYOUTS, Geometry
 from ..kernels import forward, tiling, weight_grad
 from ..kernels.forward import Product
+from ..kernels.gemm import EXACT_ROWS
 from ..kernels.launch import Program
 from .base import PIECES, Axes, Plan, Strides, enough_work, even_blocks, pieces_of_output, round_up
 
@@ -168,7 +169,7 @@ def block_weight_grad(
     blocks = -(-g.N // images) * -(-g.OH // rows) * -(-g.OW // columns)
     shares = max(1, min(blocks, -(-PIECES // (f_blocks * c_blocks))))
     line = kernel * lanes if gathers else round_up(CB * (g.KW if g.dilation[1] == 1 else 1), lanes)
-    whole_tiles = F % tiling.MR == 0 and C % lanes == 0 and C % CB == 0
+    whole_tiles = F % tiling.MR in EXACT_ROWS and C % lanes == 0 and C % CB == 0 and g.groups == 1
     whole = g.KH * g.KW == shares == 1 and w[:2] == (C, 1) and whole_tiles and not accumulate
     strip_size = round_up(strip(images, rows, columns) + lanes, 64 // dtype.itemsize)
     gathered = (images * rows * columns + 1) * line if gathers else 0
