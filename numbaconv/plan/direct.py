@@ -19,6 +19,8 @@ GATHERING_COST = 4
 # Outputs that are turned in the time that a partial sum takes to memory and back; filters that a turned x is worth;
 # outputs that a sum is worth, where more of them would have to be packed.
 TURNING_COST, LEAST_FILTERS, LEAST_RUN = 4, 64, 128
+# How far pixels of dy whose filters lie together may be apart, so that those of a block do not meet in one set of L1.
+FAR_BYTES = 1024
 # Filters whose multiply-adds cost as much as copying a vector from the strip to the panel, and what they cost on
 # vectors that begin anywhere: 181 GF/s in a panel, 155 on the strip (128>128@56 3x3/2).
 COPY_COST, UNALIGNED = 8, 1.15
@@ -160,7 +162,8 @@ def block_weight_grad(
         rows -= 1
     # The outputs of an image or of some rows of it, one after the other.
     one_run = columns == g.OW and y[2] == g.OW * y[3] or rows == 1
-    in_place = images == 1 and one_run and 0 < y[3] <= 2
+    near = 0 < y[3] <= 2 or (y[1] == 1 and y[3] * dtype.itemsize <= FAR_BYTES)
+    in_place = images == 1 and one_run and near
     if rows == g.OH and columns == g.OW and images == 1 and not (in_place and rows * columns >= LEAST_RUN):
         images = max(1, min(g.N, depth // (rows * columns)))
         while images > 1 and strip(images, rows, columns) > budget:
