@@ -347,24 +347,28 @@ def conv2d_bias_grad(dy: Array, *, layout: str = "NCHW", out: Array | None = Non
 def _key(name: str, a: Any, b: Any, bias: Any, extra: Any, options: tuple[Any, ...]) -> Any:
     """What a call is known by; None for one that has to be checked each time.
 
-    1, 1.0 and True are equal as keys and not as arguments, so that types are part of the key, and
-    tuples, whose elements' types are not, are looked up without this table.
+    1, 1.0 and True are equal as keys and not as arguments: only integers, text and tuples of them are looked up.
     """
     stride, padding, dilation, groups, _, flip, _ = options
-    if type(a) is not np.ndarray or type(b) is not np.ndarray:
+    if type(a) is not np.ndarray or type(b) is not np.ndarray or type(flip) is not bool:
         return None
-    kinds = type(stride), type(padding), type(dilation), type(groups), type(flip)
-    if kinds[0] is not int or kinds[2] is not int or kinds[1] not in (int, str):
-        return None
-    if extra is not None and type(extra) is not int and not all(type(extent) is int for extent in extra):
-        return None
+    for option in (stride, padding, dilation, groups, extra):
+        if type(option) is not int and not _is_plain(option):
+            return None
     if bias is None:
         third = None
     elif type(bias) is np.ndarray:
         third = bias.shape, bias.strides, bias.dtype
     else:
         return None
-    return name, a.shape, a.strides, a.dtype, b.shape, b.strides, b.dtype, third, extra, kinds, options
+    return name, a.shape, a.strides, a.dtype, b.shape, b.strides, b.dtype, third, extra, options
+
+
+def _is_plain(option: Any) -> bool:
+    """Whether it is an int, a str, None, or a tuple of such."""
+    if type(option) is tuple:
+        return all([type(item) is int or _is_plain(item) for item in option])
+    return option is None or type(option) in (int, str)
 
 
 def _remember(key: Any, given: Mapping[str, Any], used: tuple[Any, ...], known: _Known) -> None:

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 import numbaconv
+from numbaconv import functional
 
 from .cases import COMMON, PASSES, each_dtype, each_pass
-from .errors import assert_refused
+from .errors import assert_refused, valid_arguments
 from .problem import Problem
 
 CONVOLUTIONS = PASSES[:3]
@@ -111,6 +112,32 @@ SPOILED = [
 @pytest.mark.parametrize(("name", "option", "value", "quoted"), SPOILED, ids=str)
 def test_no_int(name, option, value, quoted):
     assert_refused(TypeError, name, {option: value}, [option, repr(quoted)])
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+@pytest.mark.parametrize(
+    ("option", "good", "bad"),
+    [
+        ("stride", 1, True),
+        ("stride", 1, 1.0),
+        ("stride", (1, 1), (1, True)),
+        ("dilation", (1, 1), (1.0, 1)),
+        ("padding", ((0, 0), (0, 0)), ((0, False), (0, 0))),
+        ("groups", 1, True),
+        ("flip", False, 0),
+    ],
+    ids=str,
+)
+def test_equal_to_what_was_good(name, option, good, bad):
+    """A call that was checked is known by its arguments, of which 1, 1.0 and True are equal ones."""
+    arguments = valid_arguments(name)
+    arguments.pop("out")
+    getattr(numbaconv, name)(**arguments | {option: good})
+    known = len(functional._known)
+    getattr(numbaconv, name)(**arguments | {option: good})
+    assert known == len(functional._known) > 0
+    with pytest.raises(TypeError, match=option):
+        getattr(numbaconv, name)(**arguments | {option: bad})
 
 
 @each_pass
