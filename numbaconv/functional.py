@@ -367,7 +367,7 @@ def _key(name: str, a: Any, b: Any, bias: Any, extra: Any, options: tuple[Any, .
 def _is_plain(option: Any) -> bool:
     """Whether it is an int, a str, None, or a tuple of such."""
     if type(option) is tuple:
-        return all([type(item) is int or _is_plain(item) for item in option])
+        return all(map(_is_plain, option))
     return option is None or type(option) in (int, str)
 
 

@@ -87,46 +87,56 @@ def test_layer_explains_itself():
 
 
 @njit
-def run_macro_kernel(panels, table, b, c, rows, columns, depth, fresh):
+def run_panel(a, a_row, a_step, table, b, c, bias, rows, columns, depth, mode):
     like = pointer_like(c)
-    gemm.macro_kernel(
+    gemm.multiply_panel(
         rows,
         columns,
         depth,
         table.size,
         pointer(np.int64(table.ctypes.data), pointer_like(table)),
-        pointer(np.int64(panels.ctypes.data), like),
-        depth * table.size * gemm.MR,
+        pointer(np.int64(a.ctypes.data), like),
+        a_row,
+        a_step,
         pointer(np.int64(b.ctypes.data), like),
         b.shape[1],
         pointer(np.int64(c.ctypes.data), like),
         c.shape[1],
-        fresh,
+        mode,
+        pointer(np.int64(bias.ctypes.data), like),
+        1,
     )
-    return panels[0, 0, 0], table[0], b[0, 0], c[0, 0]  # a last use of each, after which Numba may free it
+    return a[0, 0], table[0], b[0, 0], c[0, 0], bias[0]  # a last use of each, after which Numba may free it
 
 
+@pytest.mark.parametrize("packed", (True, False), ids=("packed", "in_place"))
 @pytest.mark.parametrize("table", ((0,), (3, 0, 7)), ids=("one_distance", "table"))
-@pytest.mark.parametrize("rows", range(1, 2 * gemm.MR + 2))
-def test_macro_kernel_on_all_tails(rows, table):
+@pytest.mark.parametrize("rows", range(1, gemm.MR + 1))
+def test_panel_on_all_tails(rows, table, packed):
     """Every m <= MR and n <= NR and one tile more, against NumPy, on integers; other elements of c stay."""
     rng = np.random.default_rng(rows)
     lanes = tiling.lanes(4)
     depth, taps = 5, len(table)
     for columns in range(1, 2 * tiling.VECTORS * lanes + 2, 3):
-        room = -(-columns // lanes) * lanes + 2 * lanes
-        a = rng.integers(-4, 5, (depth * taps, rows)).astype(np.float32)
+        whole = -(-columns // lanes) * lanes
+        room = whole + 2 * lanes
+        a = rng.integers(-4, 5, (gemm.MR, depth * taps)).astype(np.float32)
         b = rng.integers(-4, 5, (depth + 1, room)).astype(np.float32)
+        bias = rng.integers(-4, 5, gemm.MR).astype(np.float32)
         rows_of_b = np.array([b[d, start : start + columns] for d in range(depth) for start in table])
-        blocks = -(-rows // gemm.MR)
-        panels = np.full((blocks, depth * taps, gemm.MR), np.nan, np.float32)
-        for r in range(rows):
-            panels[r // gemm.MR, :, r % gemm.MR] = a[:, r]
-        c = np.full((blocks * gemm.MR + 1, room), 7, np.float32)
-        for fresh, expected in ((True, a.T @ rows_of_b), (False, 2 * (a.T @ rows_of_b))):
-            run_macro_kernel(panels, np.array(table), b, c, rows, columns, depth, fresh)
+        given = (np.ascontiguousarray(a.T), 1, gemm.MR) if packed else (a, depth * taps, 1)
+        product = a[:rows] @ rows_of_b
+        c = np.full((gemm.MR + 1, room), 7, np.float32)
+        for mode, expected in (
+            (gemm.FRESH, product),
+            (gemm.ADD, 2 * product),
+            (gemm.BIASED, product + bias[:rows, None]),
+        ):
+            run_panel(*given, np.array(table), b, c, bias, rows, columns, depth, mode)
             np.testing.assert_array_equal(c[:rows, :columns], expected)
-        assert (c[blocks * gemm.MR :] == 7).all()
+        written = rows if rows in gemm.EXACT_ROWS else gemm.MR
+        assert (c[written:] == 7).all()
+        assert (c[:, whole:] == 7).all()
 
 
 def test_inner_loop_is_packed_multiply_adds_without_spills():
@@ -140,12 +150,10 @@ def test_inner_loop_is_packed_multiply_adds_without_spills():
             types.int64,
             types.int64,
             types.CPointer(types.int64),
-            address,
-            address,
-            types.int64,
-            address,
-            types.int64,
-            types.boolean,
+            *(address, types.int64, types.int64),
+            *(address, types.int64),
+            *(address, types.int64, types.int64),
+            *(address, types.int64),
         )
     )
     assembly = next(iter(micro_kernel.inspect_asm().values()))

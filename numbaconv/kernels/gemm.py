@@ -78,25 +78,26 @@ def multiply_panel(rows, columns, depth, taps, table, a, a_row, a_step, b, b_dep
         # 4 vectors are two tiles of 2: a tile of 1 loads 9 vectors for 8 multiply-adds.
         two = VECTORS == 3 and rows > 4 and (vectors == 2 or vectors == 4)
         width = 2 if two else VECTORS if vectors >= VECTORS else 1
+        tile = (depth, taps, table, a, a_row, a_step, right, b_depth, out, c_pitch, mode, bias, bias_step)
         if rows > 4:
             if two:
-                micro_full_2(depth, taps, table, a, a_row, a_step, right, b_depth, out, c_pitch, mode, bias, bias_step)
+                micro_full_2(*tile)
             elif width == VECTORS:
-                micro_full_wide(depth, taps, table, a, a_row, a_step, right, b_depth, out, c_pitch, mode, bias, bias_step)
+                micro_full_wide(*tile)
             else:
-                micro_full_1(depth, taps, table, a, a_row, a_step, right, b_depth, out, c_pitch, mode, bias, bias_step)
+                micro_full_1(*tile)
         elif rows > 2:
             if width == VECTORS:
-                micro_4_wide(depth, taps, table, a, a_row, a_step, right, b_depth, out, c_pitch, mode, bias, bias_step)
+                micro_4_wide(*tile)
             else:
-                micro_4_1(depth, taps, table, a, a_row, a_step, right, b_depth, out, c_pitch, mode, bias, bias_step)
+                micro_4_1(*tile)
         elif rows > 1:
             if width == VECTORS:
-                micro_2_wide(depth, taps, table, a, a_row, a_step, right, b_depth, out, c_pitch, mode, bias, bias_step)
+                micro_2_wide(*tile)
             else:
-                micro_2_1(depth, taps, table, a, a_row, a_step, right, b_depth, out, c_pitch, mode, bias, bias_step)
+                micro_2_1(*tile)
         elif width == VECTORS:
-            micro_1_wide(depth, taps, table, a, a_row, a_step, right, b_depth, out, c_pitch, mode, bias, bias_step)
+            micro_1_wide(*tile)
         else:
-            micro_1_1(depth, taps, table, a, a_row, a_step, right, b_depth, out, c_pitch, mode, bias, bias_step)
+            micro_1_1(*tile)
         i += width * lanes
