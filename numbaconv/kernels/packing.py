@@ -295,7 +295,7 @@ def pack_weight_panel(panel, MR, rows, weight, w_row, w_channel, w_kh, w_kw, cha
     elif w_kw > 0 and w_kh >= KW * w_kw and span <= lanes and MR <= lanes:
         # Some of the taps, those of a phase of the input gradient: turned with what lies between them, and moved up.
         # The last channels are not, since no more may be written than the panel.
-        while c * taps + span <= channels * taps:
+        while c < channels and c * taps + span <= channels * taps:
             block = moved(panel, c * taps * MR)
             transpose_block(block, MR, moved(weight, c * w_channel), w_row, rows, span)
             for t in range(1, taps):
