@@ -15,7 +15,7 @@ from ..kernels.launch import Program
 from .base import PIECES, Axes, Plan, Strides, enough_work, even_blocks, pieces_of_output, round_up
 
 # Multiply-adds that cost as much as copying a row of the taps of a pixel beside the other rows.
-GATHERING_COST = 4
+GATHERING_COST = 8
 # Outputs that are turned in the time that a partial sum takes to memory and back; filters that a turned x is worth;
 # outputs that a sum is worth, where more of them would have to be packed.
 TURNING_COST, LEAST_FILTERS, LEAST_RUN = 4, 64, 128
