@@ -12,7 +12,8 @@ import numpy as np
 from numba import cfunc, from_dtype, types
 from numba.extending import intrinsic
 
-from numbaconv.kernels import simd, tiling
+from numbaconv.kernels import tiling
+from numbaconv.kernels.emit import emit_multiply_add
 from numbaconv.kernels.simd import moved, vector_load
 from numbaconv.kernels.tiles import tile_load, tile_store
 
@@ -40,7 +41,7 @@ def tile_scale_add(typingctx, tile, a, b):
         value, scale, offset = args
         for i in range(tile.rows * tile.vectors):
             chain = builder.extract_value(value, i)
-            total = simd.emit_multiply_add(builder, chain, scale, offset, tile.vector)
+            total = emit_multiply_add(builder, chain, scale, offset, tile.vector)
             value = builder.insert_value(value, total, i)
         return value
 

@@ -7,7 +7,7 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic, models, register_model
 
-from .simd import I64, Vector, element, emit_broadcast, emit_load, emit_multiply_add, emit_store, vector_of
+from .emit import I64, Vector, element, emit_broadcast, emit_load, emit_multiply_add, emit_store, vector_of
 
 
 class Tile(types.Type):

@@ -13,14 +13,11 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
+from ..emit import Vector, emit_load, emit_multiply_add, emit_store, vector_of
 from ..jit import named
 from ..packing import clear
 from ..pixels import pack_pixels, unpack_pixels
 from ..simd import (
-    Vector,
-    emit_load,
-    emit_multiply_add,
-    emit_store,
     lanes_of,
     load,
     moved,
@@ -28,7 +25,6 @@ from ..simd import (
     transpose_block,
     vector_add,
     vector_load,
-    vector_of,
     vector_store,
 )
 from .algebra import POINTS, TAPS, filter_matrix, input_matrix, output_matrix

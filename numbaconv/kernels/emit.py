@@ -1,0 +1,170 @@
+"""Vectors, and the code that emits LLVM's operations on them: what the intrinsics of :mod:`.simd` and :mod:`.tiles` are
+made of. Offsets count elements; nothing is checked.
+"""
+
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import models, register_model
+
+from . import tiling
+
+I64 = ir.IntType(64)
+I32 = ir.IntType(32)
+
+
+class Vector(types.Type):
+    """`lanes` elements in one register."""
+
+    def __init__(self, dtype):
+        self.dtype = dtype
+        self.lanes = tiling.lanes(dtype.bitwidth // 8)
+        super().__init__(name=f"Vector({dtype} x {self.lanes})")
+
+
+def element(dtype):
+    """LLVM's type of an element."""
+    return ir.FloatType() if dtype == types.float32 else ir.DoubleType()
+
+
+def vector_of(vector):
+    """LLVM's type of a vector."""
+    return ir.VectorType(element(vector.dtype), vector.lanes)
+
+
+@register_model(Vector)
+class VectorModel(models.PrimitiveModel):
+    """A vector is LLVM's vector."""
+
+    def __init__(self, dmm, fe_type):
+        super().__init__(dmm, fe_type, vector_of(fe_type))
+
+
+def at(builder, pointer, offset, vector):
+    """The address of element `offset`, as a pointer to a vector."""
+    address = builder.gep(pointer, [offset], source_etype=element(vector.dtype))
+    return builder.bitcast(address, vector_of(vector).as_pointer())
+
+
+def item_bytes(vector):
+    return vector.dtype.bitwidth // 8
+
+
+def emit_load(builder, pointer, offset, vector):
+    address = at(builder, pointer, offset, vector)
+    return builder.load(address, typ=vector_of(vector), align=item_bytes(vector))
+
+
+def emit_store(builder, value, pointer, offset, vector):
+    builder.store(value, at(builder, pointer, offset, vector), align=item_bytes(vector))
+
+
+def emit_broadcast(builder, scalar, vector):
+    undefined = ir.Constant(vector_of(vector), ir.Undefined)
+    first = builder.insert_element(undefined, scalar, ir.Constant(I32, 0))
+    zeros = ir.Constant(ir.VectorType(I32, vector.lanes), [0] * vector.lanes)
+    return builder.shuffle_vector(first, undefined, zeros)
+
+
+def emit_multiply_add(builder, a, b, c, vector):
+    """a * b + c, rounded once where the host can."""
+    if not tiling.FMA:
+        return builder.fadd(builder.fmul(a, b), c)
+    kind = vector_of(vector)
+    name = f"llvm.fma.v{vector.lanes}f{vector.dtype.bitwidth}"
+    function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind] * 3), name)
+    return builder.call(function, [a, b, c])
+
+
+def emit_mask(builder, count, lanes):
+    """lane < count for every lane."""
+    kind = ir.VectorType(I32, lanes)
+    # Clamped in 64 bits first: a count of 2**32 would be 0 in 32.
+    full = ir.Constant(I64, lanes)
+    clamped = builder.select(builder.icmp_signed("<", count, full), count, full)
+    narrow = builder.trunc(clamped, I32)
+    undefined = ir.Constant(kind, ir.Undefined)
+    first = builder.insert_element(undefined, narrow, ir.Constant(I32, 0))
+    counts = builder.shuffle_vector(first, undefined, ir.Constant(kind, [0] * lanes))
+    return builder.icmp_signed("<", ir.Constant(kind, list(range(lanes))), counts)
+
+
+def emit_mask_between(builder, first, last, lanes):
+    """first <= lane < last for every lane."""
+    zero = ir.Constant(I64, 0)
+    start = builder.select(builder.icmp_signed(">", first, zero), first, zero)
+    end = builder.select(builder.icmp_signed(">", last, zero), last, zero)
+    before = emit_mask(builder, start, lanes)
+    return builder.and_(emit_mask(builder, end, lanes), builder.not_(before))
+
+
+def emit_masked_load(builder, pointer, offset, mask, vector):
+    kind = vector_of(vector)
+    mask_kind = ir.VectorType(ir.IntType(1), vector.lanes)
+    address = at(builder, pointer, offset, vector)
+    name = f"llvm.masked.load.v{vector.lanes}f{vector.dtype.bitwidth}.p0"
+    signature = ir.FunctionType(kind, [kind.as_pointer(), I32, mask_kind, kind])
+    function = cgutils.get_or_insert_function(builder.module, signature, name)
+    align = ir.Constant(I32, item_bytes(vector))
+    return builder.call(function, [address, align, mask, ir.Constant(kind, None)])
+
+
+def emit_masked_store(builder, value, pointer, offset, mask, vector):
+    kind = vector_of(vector)
+    mask_kind = ir.VectorType(ir.IntType(1), vector.lanes)
+    address = at(builder, pointer, offset, vector)
+    name = f"llvm.masked.store.v{vector.lanes}f{vector.dtype.bitwidth}.p0"
+    signature = ir.FunctionType(ir.VoidType(), [kind, kind.as_pointer(), I32, mask_kind])
+    function = cgutils.get_or_insert_function(builder.module, signature, name)
+    builder.call(function, [value, address, ir.Constant(I32, item_bytes(vector)), mask])
+
+
+def emit_transpose(builder, rows, vector):
+    """Turn `lanes` vectors by the diagonal: one butterfly of shuffles for each bit of the index.
+
+    Stage s exchanges, between rows i and i + s, the lanes whose bit s differs from the row's.
+    """
+    lanes = vector.lanes
+    step = 1
+    while step < lanes:
+        turned = list(rows)
+        for i in range(lanes):
+            if i & step:
+                continue
+            low = [lane if not lane & step else lanes + lane - step for lane in range(lanes)]
+            high = [lane + step if not lane & step else lanes + lane for lane in range(lanes)]
+            for j, picks in ((i, low), (i + step, high)):
+                constant = ir.Constant(ir.VectorType(I32, lanes), picks)
+                turned[j] = builder.shuffle_vector(rows[i], rows[i + step], constant)
+        rows = turned
+        step *= 2
+    return rows
+
+
+def emit_transposed_copy(vector, step):
+    """The generator of a copy that turns a block of which every `step`-th column counts."""
+
+    def generate(context, builder, signature, args):
+        dst, dst_pitch, src, src_pitch, n_rows, n_columns = args
+
+        def clamped(i, limit):
+            """min(i, limit - 1)"""
+            last = builder.sub(limit, ir.Constant(I64, 1))
+            index = ir.Constant(I64, i)
+            return builder.select(builder.icmp_signed("<", index, last), index, last)
+
+        # One mask for all loads and one for all stores: beyond the last row the last one is read again,
+        # and columns are stored from the end, so that what is written beyond the last column's place
+        # is written over by that column.
+        mask = emit_mask(builder, n_columns, vector.lanes)
+        loaded = []
+        for i in range(vector.lanes):
+            offset = builder.mul(src_pitch, clamped(i, n_rows))
+            loaded.append(emit_masked_load(builder, src, offset, mask, vector))
+        mask = emit_mask(builder, n_rows, vector.lanes)
+        turned = emit_transpose(builder, loaded, vector)
+        for j in range((vector.lanes - 1) // step * step, -1, -step):
+            place = builder.sdiv(clamped(j, n_columns), ir.Constant(I64, step))
+            emit_masked_store(builder, turned[j], dst, builder.mul(dst_pitch, place), mask, vector)
+        return context.get_dummy_value()
+
+    return generate
