@@ -13,7 +13,7 @@ matrices, in one nest::
 
     piece of work        a block of filters and a block of pixels, claimed by a worker           forward, weight_grad
       strip or panel     what the block reads, brought together: fits L2                         packing
-        macro-kernel     all filters of the block by all its pixels                              gemm
+        product          a panel of MR filters by all pixels of the block                        gemm
           micro-kernel   MR filters by NR pixels in registers, one multiply-add per product      gemm, tiles, tiling
 
 :mod:`.forward` has this nest for y, :mod:`.input_grad` shows that dx is the same nest on dy, and :mod:`.weight_grad`
@@ -21,7 +21,8 @@ has it with pixels as the index that is summed. :mod:`.channels_last` turns the 
 filters, with :mod:`.product` in the place of :mod:`.gemm`. :mod:`.depthwise` and :mod:`.bias_grad` have nothing to
 tile. :mod:`.winograd` computes 3 x 3 kernels at stride 1 with fewer products.
 
-:mod:`.launch` starts kernels, :mod:`.jit` compiles and keeps them.
+:mod:`.simd` and :mod:`.tiles` are the instructions, each with its scalar meaning, and :mod:`.emit` is how LLVM spells
+them. :mod:`.launch` starts kernels, :mod:`.jit` compiles and keeps them.
 
 Every kernel takes activations as four extents in the order N, C, H, W with any strides (a layout is a
 transposed view), a weight (F, C / groups, KH, KW) with any strides (a turned kernel is a view too), and

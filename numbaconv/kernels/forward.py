@@ -7,7 +7,7 @@ A product of F x K and K x pixels, K = (c, kh, kw): the packed weight is `a`, a 
             pack the rows of x that the pixels look at        strip [c][row][column]
             many filters: copy each tap out of it             panel [c, kh, kw][pixel]
             for a panel of MR filters:                        so that its sums are in L1 when they are written
-                macro-kernel                                  sums [filter][pixel] in scratch
+                product                                       sums [filter][pixel] in scratch, or y itself
                 last channels: add the bias and write the sums to y
 
 The strip's rows are as long as the sums', so that tap (kh, kw) of pixel j is element j + table[kh, kw] of a channel.
@@ -182,7 +182,7 @@ def forward(scratch, arguments, worker):
     )
     taps, lanes = KH * KW, lanes_of(y)
     sums = moved(scratch, worker * scratch_size)
-    # Whole cache lines first: the macro-kernel reads aligned vectors where the taps allow it.
+    # Whole cache lines first: the product reads aligned vectors where the taps allow it.
     panel = moved(sums, (MR if KC >= C else MC) * pitch)
     strip = moved(panel, (KC * taps + 1) * pitch if group_size else 0)
     a_panel = moved(strip, (group_size if group_size else KC) * strip_pitch)
@@ -309,7 +309,7 @@ PACK_WEIGHT_COUNT = len(PACK_WEIGHT)
 
 @NestKernel
 def pack_weight(scratch, arguments, worker):
-    """Panels of MR filters, [group][filter // MR][c, kh, kw][filter % MR]: `a` of the macro-kernel."""
+    """Panels of MR filters, [group][filter // MR][c, kh, kw][filter % MR]: `a` of :mod:`.gemm`."""
     _, weight_address, w_group, w_row, w_channel, w_kh, w_kw, panels_address, groups, F, C, KH, KW = unpacked(
         arguments, PACK_WEIGHT_COUNT
     )

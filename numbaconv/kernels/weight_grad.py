@@ -9,7 +9,7 @@ once per block, and every tap reads it in place.
             pack x into a strip [image, row, column][channel]
             for a panel of MR filters:                               where its pixels lie one after the other, dy itself
                 pack dy into a panel [pixel][filter % MR]            so that it stays in L1
-                for kh: macro-kernel                                 partial sums [f][kh][kw, c]
+                for kh: product                                      partial sums [f][kh][kw, c]
 
 Where a row of taps fills its vectors badly (7 taps of 3 channels are 21 elements on 32 lanes), the rows of taps of
 a pixel are first copied side by side, and one product does them all.
