@@ -50,7 +50,7 @@ def forward_variant(C: int, H: int, W: int, OH: int, OW: int) -> int:
     Sums at the border are shorter: what the padding adds counts for nothing, and maps of one tile are border all over.
     """
     inside = min(1.0, H * W / (OH * OW))
-    return variant(C * inside, OH, OW, 12 if min(OH, OW) > 4 else 32)
+    return variant(C * inside, OH, OW, 16 if min(OH, OW) > 4 else 32)
 
 
 def grad_variant(g: Geometry) -> int:
