@@ -264,25 +264,21 @@ def forward(scratch, arguments, worker):
                     a = a_panel
                     taps_of_a = moved(weight, group * w_group + (f + r) * w_row + c * w_channel)
                     pack_weight_panel(a, MR, rows_of_a, taps_of_a, w_row, w_channel, w_kh, w_kw, channels, KH, KW)
-                total = moved(sums, r * pitch if KC < C else 0)
-                bias_of_a = moved(bias, (first + r) * bias_f)
-                if in_place and rows_of_a == MR:
-                    out = moved(y, n * y_n + (first + r) * y_f + oh * y_h + ow)
-                    for v in range(runs):
-                        image, h = divmod(v, height)
-                        multiply_panel(
-                            MR, run, rows_of_b, taps_of_b, table, a, 1, MR,
-                            moved(b, (image * sum_rows + h) * sum_columns), b_pitch, moved(out, image * y_n + h * y_h),
-                            y_f, FRESH if bias_address == 0 else BIASED, bias_of_a, bias_f,
-                        )  # fmt: skip
-                    a = moved(a, a_pitch)
-                    continue
-                multiply_panel(
-                    rows_of_a, count, rows_of_b, taps_of_b, table, a, 1, MR, b, b_pitch, total, pitch,
-                    FRESH if c == 0 else ADD, bias_of_a, 0,
-                )  # fmt: skip
+                total, total_pitch = moved(sums, r * pitch if KC < C else 0), pitch
+                mode, bias_of_a = FRESH if c == 0 else ADD, moved(bias, (first + r) * bias_f)
+                whole = in_place and rows_of_a == MR
+                if whole:
+                    total, total_pitch = moved(y, n * y_n + (first + r) * y_f + oh * y_h + ow), y_f
+                    mode = FRESH if bias_address == 0 else BIASED
+                for v in range(runs if whole else 1):
+                    image, h = divmod(v, height)
+                    multiply_panel(
+                        rows_of_a, run if whole else count, rows_of_b, taps_of_b, table, a, 1, MR,
+                        moved(b, (image * sum_rows + h) * sum_columns), b_pitch,
+                        moved(total, image * y_n + h * y_h), total_pitch, mode, bias_of_a, bias_f,
+                    )  # fmt: skip
                 a = moved(a, a_pitch)
-                if c + KC < C:
+                if whole or c + KC < C:
                     continue
                 if bias_address != 0:
                     add_bias(total, pitch, rows_of_a, count, bias_of_a, bias_f)

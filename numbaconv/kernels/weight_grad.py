@@ -205,7 +205,9 @@ def weight_grad(scratch, arguments, worker):
             # Pixels at one distance, as those of a 1 x 1 kernel or of gathered taps, are a depth; others are looked up.
             flat = gathered or (strip_rows == height and strip_columns == width and stride_w == 1)
             depth_of_sum, looked_up = (pixels, 1) if flat else (1, pixels)
+            b, b_pitch, width_of_b = strip, channels, stretch
             if gathered:
+                b, b_pitch, width_of_b = gathering, line, KH * KW * channels
                 gather_taps(
                     gathering, line, strip, depth, height, width, KH, KW * channels, strip_rows,
                     strip_columns * channels, stride_h, stride_w * channels, dilation_h,
@@ -221,17 +223,11 @@ def weight_grad(scratch, arguments, worker):
                     pack_output_grad(panel, MR, a, y_n, y_f, y_h, y_w, depth, height, width, rows_of_a)
                     a, a_row, a_step = panel, 1, MR
                 out = moved(sums, r * f_pitch)
-                if gathered:
-                    multiply_panel(
-                        rows_of_a, KH * KW * channels, pixels, 1, table, a, a_row, a_step, gathering, line, out,
-                        f_pitch, mode, dy, 0,
-                    )  # fmt: skip
-                    continue
-                for tap in range(KH * taps_apart):
+                for tap in range(lines):
                     kh, kw = divmod(tap, taps_apart)
-                    b = moved(strip, (kh * dilation_h * strip_columns + kw * dilation_w) * channels)
                     multiply_panel(
-                        rows_of_a, stretch, depth_of_sum, looked_up, table, a, a_row, a_step, b, channels,
+                        rows_of_a, width_of_b, depth_of_sum, looked_up, table, a, a_row, a_step,
+                        moved(b, (kh * dilation_h * strip_columns + kw * dilation_w) * channels), b_pitch,
                         moved(out, tap * line), f_pitch, mode, dy, 0,
                     )  # fmt: skip
 
