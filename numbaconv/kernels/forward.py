@@ -23,6 +23,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import gcd, prod
 
+from numba import njit
+
 from . import tiling
 from .gemm import ADD, BIASED, FRESH, multiply_panel
 from .launch import Address, Launch, NestKernel
@@ -224,7 +226,7 @@ def forward(scratch, arguments, worker):
         count = (((depth - 1) * sum_rows + height - 1) * sum_columns + width) * together
         # Whole tiles of stretches of y go where they belong, which their multiply-adds have time for.
         runs, run = depth * height, width
-        if ow + width <= OW and depth == 1 and sum_columns == width and (height == 1 or y_h == width):
+        if depth == 1 and sum_columns == width and (height == 1 or y_h == width):
             runs, run = 1, count
         in_place = C <= KC and y_w == together == 1 and run % lanes == 0 and ow + width <= OW and not accumulate
         f = f_block * MC
@@ -237,11 +239,8 @@ def forward(scratch, arguments, worker):
             for g in range(0, channels, step):
                 here = min(step, channels - g)
                 done = 0
-                while done < width:  # one part, or where blocks are flat one for each image
-                    image, left, part = n, ow, width
-                    if flat:
-                        image, left = divmod(block * columns + done, OW)
-                        part = min(OW - left, width - done)
+                while done < width:
+                    image, left, part = part_of(flat, n, ow, OW, done, width)
                     pack_strip(
                         moved(strip, done), strip_pitch, moved(source, image * x_n + g * x_c), x_n, x_c, x_h, x_w, H, W,
                         here, phases_h, phases_w, stride_h, stride_w, -base_h, -base_w, dilation_h, dilation_w,
@@ -284,10 +283,7 @@ def forward(scratch, arguments, worker):
                     add_bias(total, pitch, rows_of_a, count, bias_of_a, bias_f)
                 done = 0
                 while done < width:
-                    image, left, part = n, ow, width
-                    if flat:
-                        image, left = divmod(block * columns + done, OW)
-                        part = min(OW - left, width - done)
+                    image, left, part = part_of(flat, n, ow, OW, done, width)
                     out = moved(y, image * y_n + (first + r) * y_f + oh * y_h + left * y_w)
                     row = part if flat else sum_columns
                     unpack_sums(
@@ -295,6 +291,18 @@ def forward(scratch, arguments, worker):
                         row, together, accumulate,
                     )  # fmt: skip
                     done += part
+
+
+@njit(error_model="numpy")
+def part_of(flat, n, ow, OW, done, width):
+    """(image, first column, columns) of the next part of a block, `done` columns after its start at (n, ow).
+
+    A block is one part, or where blocks are flat one for each image.
+    """
+    if not flat:
+        return n, ow, width
+    images, left = divmod(ow + done, OW)
+    return n + images, left, min(OW - left, width - done)
 
 
 PACK_WEIGHT = (

@@ -145,38 +145,36 @@ def add_column(destination, source, step, count):
 
 
 @njit(error_model="numpy")
-def pack_output_grad(panels, MR, dy, y_n, y_f, y_h, y_w, images, rows, columns, filters):
-    """panels[f // MR][((n * rows + oh) * columns + ow) * MR + f % MR] = dy[n, f, oh, ow], and 0 up to whole panels."""
-    lanes = lanes_of(panels)
-    pixels = images * rows * columns
-    height, width = (1, rows * columns) if y_h == columns * y_w else (rows, columns)
-    for f in range(0, filters, MR):
-        count = min(MR, filters - f)
-        if count < MR:
-            clear(moved(panels, f * pixels), pixels * MR)
-        if y_n == 1 and y_f != 1 and images > 1:  # images lie side by side, and are turned against filters
-            for h in range(rows):
-                for w in range(columns):
-                    out = moved(panels, f * pixels + (h * columns + w) * MR)
-                    source = moved(dy, f * y_f + h * y_h + w * y_w)
-                    for n in range(0, images, lanes):
-                        out_n = moved(out, n * rows * columns * MR)
-                        turn_panel(out_n, rows * columns * MR, moved(source, n), y_f, count, min(lanes, images - n))
-            continue
-        for n in range(images):
-            for h in range(height):
-                out = moved(panels, f * pixels + (n * rows * columns + h * width) * MR)
-                source = moved(dy, n * y_n + f * y_f + h * y_h)
-                if y_f == 1 and y_w != 1:
-                    for w in range(width):
-                        copy_few(moved(out, w * MR), moved(source, w * y_w), count, count)
-                elif y_w == 1:
-                    for w in range(0, width, lanes):
-                        turn_panel(moved(out, w * MR), MR, moved(source, w), y_f, count, min(lanes, width - w))
-                else:
-                    for w in range(width):
-                        for r in range(count):
-                            store(out, w * MR + r, load(source, r * y_f + w * y_w))
+def pack_output_grad(panel, MR, dy, y_n, y_f, y_h, y_w, images, rows, columns, filters):
+    """panel[((n * rows + oh) * columns + ow) * MR + f] = dy[n, f, oh, ow] for f < filters <= MR, and 0 for f < MR."""
+    lanes = lanes_of(panel)
+    plane = rows * columns
+    if filters < MR:
+        clear(panel, images * plane * MR)
+    if y_n == 1 and y_f != 1 and images > 1:  # images lie side by side, and are turned against filters
+        for h in range(rows):
+            for w in range(columns):
+                out = moved(panel, (h * columns + w) * MR)
+                source = moved(dy, h * y_h + w * y_w)
+                for n in range(0, images, lanes):
+                    out_n = moved(out, n * plane * MR)
+                    turn_panel(out_n, plane * MR, moved(source, n), y_f, filters, min(lanes, images - n))
+        return
+    height, width = (1, plane) if y_h == columns * y_w else (rows, columns)
+    for n in range(images):
+        for h in range(height):
+            out = moved(panel, (n * plane + h * width) * MR)
+            source = moved(dy, n * y_n + h * y_h)
+            if y_f == 1 and y_w != 1:
+                for w in range(width):
+                    copy_few(moved(out, w * MR), moved(source, w * y_w), filters, filters)
+            elif y_w == 1:
+                for w in range(0, width, lanes):
+                    turn_panel(moved(out, w * MR), MR, moved(source, w), y_f, filters, min(lanes, width - w))
+            else:
+                for w in range(width):
+                    for r in range(filters):
+                        store(out, w * MR + r, load(source, r * y_f + w * y_w))
 
 
 @njit(error_model="numpy")

@@ -109,19 +109,10 @@ def arguments_of(
     return values | {"accumulate": accumulate}
 
 
-def launches(
-    g: Geometry,
-    x_strides: tuple[int, int, int, int],
-    y_strides: tuple[int, int, int, int],
-    start: int,
-    w_strides: tuple[int, int, int, int],
-    b: Blocking,
-    accumulate: bool,
-) -> list[Launch]:
-    """Sum by shares, then add the shares; strides count elements of x, dy and dw, which begins at `start`."""
+def launches(g: Geometry, values: dict[str, int | Address], b: Blocking) -> list[Launch]:
+    """Sum by shares, then add the shares; `values` are those of :func:`arguments_of`."""
     C, F = g.C // g.groups, g.F // g.groups
-    values = arguments_of(g, x_strides, y_strides, start, w_strides, accumulate)
-    values |= {"shares": b.shares, "FB": b.FB, "CB": b.CB, "images": b.images, "rows": b.rows}
+    values = values | {"shares": b.shares, "FB": b.FB, "CB": b.CB, "images": b.images, "rows": b.rows}
     values |= {"columns": b.columns, "line": b.line, "strip_size": b.strip}
     values |= {"gathered": b.gathered, "apart": g.KW if g.dilation[1] != 1 else 1, "in_place": b.in_place}
     pieces = b.shares * g.groups * -(-F // b.FB) * -(-C // b.CB)

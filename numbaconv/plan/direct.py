@@ -222,7 +222,8 @@ def plan_weight_grad(plan: Plan, x: Strides, y: Strides, start: int, w: Strides,
     buffers = {"partial": weight_grad.partial_elements(seen, blocking)}
     lanes = tiling.lanes(dtype.itemsize)
     scratch = max(blocking.scratch, weight_grad.stage_elements(g.KH * g.KW, lanes))
-    launches = weight_grad.launches(seen, x, y, start, w, blocking, plan.accumulate)
+    values = weight_grad.arguments_of(seen, x, y, start, w, plan.accumulate)
+    launches = weight_grad.launches(seen, values, blocking)
     program = Program(launches, names, buffers, scratch, dtype, enough_work(g.flops))
     blocks = {
         "shares": blocking.shares,

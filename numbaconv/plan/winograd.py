@@ -226,7 +226,8 @@ def plan_weight_grad(plan: Plan, x: Strides, y: Strides, start: int, w: Strides,
     """Plan of dw, which begins at element `start`; strides count elements of x, dy and dw."""
     g, dtype = plan.geometry, plan.dtype
     b = block_weight_grad(g, dtype, plan.axes)
-    launches = weight_grad.launches(g, x, y, start, w, b, plan.accumulate)
+    values = direct_grad.arguments_of(g, x, y, start, w, plan.accumulate)
+    launches = weight_grad.launches(g, values, b)
     scratch = max(b.scratch, direct_grad.stage_elements(TAPS**2, tiling.lanes(dtype.itemsize)))
     buffers = {"partial": weight_grad.partial_elements(g, b)}
     program = Program(launches, names, buffers, scratch, dtype, enough_work(g.flops), TOTAL_BYTES)

@@ -20,7 +20,7 @@ from numba import njit
 from ...geometry import Geometry
 from .. import tiling, weight_grad
 from ..jit import named
-from ..launch import Launch, NestKernel
+from ..launch import Address, Launch, NestKernel
 from ..product import ADD, FRESH, product
 from ..simd import claim, lanes_of, moved, pointer, unpacked
 from .algebra import TAPS
@@ -71,19 +71,17 @@ def partial_elements(g: Geometry, b: Blocking) -> int:
     return b.shares * g.groups * -(-F // MR) * MR * -(-C // b.CB) * TAPS * b.line
 
 
-def launches(
-    g: Geometry,
-    x_strides: tuple[int, int, int, int],
-    y_strides: tuple[int, int, int, int],
-    start: int,
-    w_strides: tuple[int, int, int, int],
-    b: Blocking,
-    accumulate: bool,
-) -> list[Launch]:
-    """Sum by shares, then add the shares; strides count elements of x, dy and dw, which begins at `start`."""
+def launches(g: Geometry, values: dict[str, int | Address], b: Blocking) -> list[Launch]:
+    """Sum by shares, then add the shares; `values` are those of :func:`..weight_grad.arguments_of`."""
     C, F = g.C // g.groups, g.F // g.groups
-    values = weight_grad.arguments_of(g, x_strides, y_strides, start, w_strides, accumulate)
-    values |= {"shares": b.shares, "FB": b.FB, "CB": b.CB, "images": b.images, "rows": b.rows, "columns": b.columns}
+    values = values | {
+        "shares": b.shares,
+        "FB": b.FB,
+        "CB": b.CB,
+        "images": b.images,
+        "rows": b.rows,
+        "columns": b.columns,
+    }
     values |= {"line": b.line, "filters": b.filters, "capacity": b.capacity, "strip_size": b.strip}
     values |= {"v_plane": b.v_plane, "d_plane": b.d_plane, "m_plane": b.m_plane, "gathered": 0, "apart": 1}
     pieces = b.shares * g.groups * -(-F // b.FB) * -(-C // b.CB)
