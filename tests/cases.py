@@ -144,6 +144,8 @@ SHAPES = (
     Case("grouped", 2, 6, 6, 7, 8, 3, 3, padding=1, groups=2),
     Case("grouped_uneven", 1, 9, 6, 5, 6, 3, 3, stride=2, padding=1, groups=3),
     Case("grouped_pointwise", 1, 12, 3, 5, 20, 1, 1, groups=4),
+    Case("pointwise_to_fewer", 2, 16, 7, 9, 4, 1, 1),
+    Case("grouped_pointwise_to_fewer", 2, 16, 7, 9, 4, 1, 1, groups=2),
     Case("depthwise", 2, 9, 7, 8, 9, 3, 3, padding=1, groups=9),
     Case("depthwise_multiplier", 1, 5, 6, 9, 15, 3, 3, stride=2, padding=1, groups=5),
     Case("depthwise_dilated", 1, 8, 9, 9, 8, 3, 3, dilation=2, padding=2, groups=8),

@@ -212,9 +212,11 @@ def plan_weight_grad(plan: Plan, x: Strides, y: Strides, start: int, w: Strides,
         pixels = g.OH * g.OW  # a 1 x 1 kernel sees no rows
         seen = replace(seen, H=1, W=pixels, OH=1, OW=pixels)
     filters, channels = "filters", "channels"
-    C, F = seen.C // seen.groups, seen.F // seen.groups
-    if pointwise and 0 < x[3] <= 2 and seen.N * seen.OH * seen.OW * (C - F) > TURNING_COST * C * F:
-        # What is turned costs time: better the smaller side, though dw comes out transposed.
+    C, F = seen.C, seen.F
+    fewer = seen.N * seen.OH * seen.OW * (C - F) > TURNING_COST * C * F
+    if pointwise and fewer and 0 < x[3] <= 2 and seen.groups == 1:
+        # What is turned costs time: better the smaller side, though dw comes out transposed (each group in itself, which
+        # strides of the whole dw do not say).
         seen = replace(seen, C=seen.F, F=seen.C)
         x, y, w, names = y, x, (w[1], w[0], w[2], w[3]), (names[1], names[0], *names[2:])
         filters, channels = channels, filters
