@@ -215,8 +215,8 @@ def plan_weight_grad(plan: Plan, x: Strides, y: Strides, start: int, w: Strides,
     C, F = seen.C, seen.F
     fewer = seen.N * seen.OH * seen.OW * (C - F) > TURNING_COST * C * F
     if pointwise and fewer and 0 < x[3] <= 2 and seen.groups == 1:
-        # What is turned costs time: better the smaller side, though dw comes out transposed (each group in itself, which
-        # strides of the whole dw do not say).
+        # What is turned costs time: better the smaller side, though dw comes out transposed. In groups each would be so
+        # by itself, which the strides of dw do not say.
         seen = replace(seen, C=seen.F, F=seen.C)
         x, y, w, names = y, x, (w[1], w[0], w[2], w[3]), (names[1], names[0], *names[2:])
         filters, channels = channels, filters
