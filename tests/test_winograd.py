@@ -156,6 +156,9 @@ ROUNDING = (
     Case("map_7", 4, 80, 7, 7, 64, 3, 3, padding=1),
     Case("map_56", 1, 20, 56, 56, 24, 3, 3, padding=1),
     Case("grouped", 2, 64, 15, 17, 96, 3, 3, padding=2, groups=4),
+    Case("map_8", 4, 64, 8, 8, 64, 3, 3, padding=1),
+    Case("one_column", 8, 330, 12, 1, 24, 3, 3, padding=(1, 2)),
+    Case("mostly_padding", 8, 100, 3, 3, 48, 3, 3, padding=2),
     Case("batch", 20, 16, 8, 9, 24, 3, 3),
 )
 
