@@ -20,7 +20,7 @@ piece: the same bits for any number of threads.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import gcd, prod
 
 from numba import njit
@@ -28,12 +28,41 @@ from numba import njit
 from . import tiling
 from .gemm import ADD, BIASED, FRESH, multiply_panel
 from .launch import Address, Launch, NestKernel
-from .packing import add_bias, compress_taps, pack_filters_side_by_side, pack_strip, pack_weight_panel, unpack_sums
-from .simd import claim, integers, lanes_of, moved, pointer, store_integer, unpacked
+from .packing import (
+    add_bias,
+    compress_taps,
+    copy_few,
+    pack_filters_side_by_side,
+    pack_strip,
+    pack_weight_panel,
+    unpack_sums,
+)
+from .simd import claim, integers, lanes_of, load_integer, moved, pointer, store_integer, unpacked
 
 MR = tiling.MR
 # Panels that are packed as one piece of work, and channels at a time: of filters side by side, some cache lines.
 PANELS, CHANNELS = 8, 16
+
+
+@dataclass(frozen=True)
+class Part:
+    """The taps of a kernel that one of several problems has: those from `first` on, each `every`-th, along each axis.
+
+    The problems of all `first` below `every` share the kernel's `taps` among themselves.
+    """
+
+    taps: tuple[int, int]
+    first: tuple[int, int]
+    every: tuple[int, int]
+
+    def before(self) -> int:
+        """Taps of the problems that come before this one, row by row of `first`."""
+        rows, columns = (
+            [len(range(first, taps, every)) for first in range(every)]
+            for taps, every in zip(self.taps, self.every, strict=True)
+        )
+        h, w = self.first
+        return sum(rows[:h]) * sum(columns) + rows[h] * sum(columns[:w])
 
 
 @dataclass(frozen=True)
@@ -66,6 +95,7 @@ class Product:
     offset: tuple[int, int]
     dilation: tuple[int, int]
     accumulate: bool
+    part: Part | None = None
 
     def arguments(self) -> dict[str, int | Address]:
         """The problem as the arguments of a kernel, by name."""
@@ -130,17 +160,37 @@ class Blocking:
         return table + self.sums(p) + packed + panel + (self.group or self.KC) * self.strip_pitch
 
 
-def launches(p: Product, b: Blocking) -> list[Launch]:
-    """Pack the weight, then multiply."""
-    values = p.arguments() | {"panels": Address("panels") if b.packed else 0, "packed": b.packed}
-    values |= {"MC": b.MC, "KC": b.KC, "images": b.images, "rows": b.rows, "columns": b.columns, "batch": b.batch}
-    values |= {"strip_pitch": b.strip_pitch, "pitch": b.pitch, "flat": b.flat, "group_size": b.group}
-    pieces = p.groups * -(-p.F // b.MC) * blocks(p, b)
-    multiplying = Launch(forward, FORWARD, values, pieces)
-    if not b.packed:
-        return [multiplying]
-    pieces = p.groups * -(-p.F // (MR * PANELS))
-    return [Launch(pack_weight, PACK_WEIGHT, values, pieces), multiplying]
+def launches(products: list[tuple[Product, Blocking]]) -> list[Launch]:
+    """Pack the weight, if it is packed ahead, then multiply: one problem, or all parts of one kernel."""
+    multiplying = []
+    for p, b in products:
+        values = p.arguments() | {"panels": 0, "packed": b.packed}
+        if b.packed:
+            before = p.part.before() if p.part else 0
+            values["panels"] = Address("panels", before * panel_elements(p, 1))
+        values |= {"MC": b.MC, "KC": b.KC, "images": b.images, "rows": b.rows, "columns": b.columns, "batch": b.batch}
+        values |= {"strip_pitch": b.strip_pitch, "pitch": b.pitch, "flat": b.flat, "group_size": b.group}
+        multiplying.append(Launch(forward, FORWARD, values, p.groups * -(-p.F // b.MC) * blocks(p, b)))
+    packed = [p for p, b in products if b.packed and p.C > 0]
+    return ([_packing(packed[0])] if packed else []) + multiplying
+
+
+def _whole(p: Product) -> Product:
+    """The problem with all the taps of its kernel, as far as the weight goes."""
+    if p.part is None:
+        return p
+    (KH, KW), (h, w), (every_h, every_w) = p.part.taps, p.part.first, p.part.every
+    w_kh, w_kw = p.w_strides[3] // every_h, p.w_strides[4] // every_w
+    start = Address(p.weight.name, p.weight.offset - h * w_kh - w * w_kw)
+    return replace(p, weight=start, w_strides=(*p.w_strides[:3], w_kh, w_kw), KH=KH, KW=KW)
+
+
+def _packing(p: Product) -> Launch:
+    every_h, every_w = p.part.every if p.part else (1, 1)
+    p = _whole(p)
+    values = p.arguments() | {"panels": Address("panels")}
+    values |= {"every_h": min(every_h, p.KH), "every_w": min(every_w, p.KW)}
+    return Launch(pack_weight, PACK_WEIGHT, values, p.groups * -(-p.F // (MR * PANELS)))
 
 
 def blocks(p: Product, b: Blocking) -> int:
@@ -151,9 +201,15 @@ def blocks(p: Product, b: Blocking) -> int:
     return prod(-(-extent // step) for extent, step in steps)
 
 
-def panel_elements(p: Product) -> int:
-    """Elements of the packed weight."""
-    return p.groups * -(-p.F // MR) * MR * p.C * p.KH * p.KW
+def panel_elements(p: Product, taps: int) -> int:
+    """Elements of so many taps of the packed weight."""
+    return p.groups * -(-p.F // MR) * MR * p.C * taps
+
+
+def stage_elements(p: Product) -> int:
+    """Elements of scratch of a worker that packs parts: the taps of a panel, and where they belong."""
+    taps = prod(p.part.taps) if p.part else 0
+    return taps * (MR + 2 * 2)
 
 
 FORWARD = (
@@ -307,19 +363,30 @@ def part_of(flat, n, ow, OW, done, width):
 
 PACK_WEIGHT = (
     "counter", "weight", "w_group", "w_row", "w_channel", "w_kh", "w_kw", "panels", "groups", "F", "C", "KH", "KW",
+    "every_h", "every_w", "scratch_size",
 )  # fmt: skip
 PACK_WEIGHT_COUNT = len(PACK_WEIGHT)
 
 
 @NestKernel
 def pack_weight(scratch, arguments, worker):
-    """Panels of MR filters, [group][filter // MR][c, kh, kw][filter % MR]: `a` of :mod:`.gemm`."""
-    _, weight_address, w_group, w_row, w_channel, w_kh, w_kw, panels_address, groups, F, C, KH, KW = unpacked(
-        arguments, PACK_WEIGHT_COUNT
-    )
+    """Panels of MR filters, [group][filter // MR][c, kh, kw][filter % MR]: `a` of :mod:`.gemm`.
+
+    Or, where every_h * every_w > 1, such panels for each part of the taps, one part after the other.
+    """
+    (
+        _, weight_address, w_group, w_row, w_channel, w_kh, w_kw, panels_address, groups, F, C, KH, KW,
+        every_h, every_w, scratch_size,
+    ) = unpacked(arguments, PACK_WEIGHT_COUNT)  # fmt: skip
     weight, panels = pointer(weight_address, scratch), pointer(panels_address, scratch)
     blocks = (F + MR - 1) // MR
-    a_pitch = C * KH * KW * MR
+    taps = KH * KW
+    a_pitch = C * taps * MR
+    in_parts = every_h * every_w > 1
+    stage = moved(scratch, worker * scratch_size)
+    places = integers(moved(stage, taps * MR))
+    if in_parts:
+        place_parts(places, groups * blocks * C * MR, KH, KW, every_h, every_w)
     while True:
         piece = claim(arguments)
         if piece >= groups * ((blocks + PANELS - 1) // PANELS):
@@ -328,15 +395,43 @@ def pack_weight(scratch, arguments, worker):
         first = part * PANELS
         panel = moved(panels, (group * blocks + first) * a_pitch)
         source = moved(weight, group * w_group + first * MR * w_row)
-        if w_row == 1 and KH * KW == 1:
+        if w_row == 1 and taps == 1:
             pack_filters_side_by_side(panel, a_pitch, MR, min(PANELS * MR, F - first * MR), source, w_channel, C)
             continue
         # Filters that lie nearer to each other than channels, as in the input gradient, are read together.
         step = max(C, 1) if w_channel < w_row else CHANNELS
         for c in range(0, C, step):
             for block in range(first, min(first + PANELS, blocks)):
-                place = (block - first) * MR * w_row + c * w_channel
-                pack_weight_panel(
-                    moved(panel, (block - first) * a_pitch + c * KH * KW * MR), MR, min(MR, F - block * MR),
-                    moved(source, place), w_row, w_channel, w_kh, w_kw, min(step, C - c), KH, KW,
-                )  # fmt: skip
+                from_here = moved(source, (block - first) * MR * w_row + c * w_channel)
+                rows, channels = min(MR, F - block * MR), min(step, C - c)
+                if not in_parts:
+                    here = moved(panel, (block - first) * a_pitch + c * taps * MR)
+                    pack_weight_panel(here, MR, rows, from_here, w_row, w_channel, w_kh, w_kw, channels, KH, KW)
+                    continue
+                for i in range(channels):
+                    # All taps are read at once, and each goes to the part it belongs to.
+                    pack_weight_panel(
+                        stage, MR, rows, moved(from_here, i * w_channel), w_row, w_channel, w_kh, w_kw, 1, KH, KW
+                    )
+                    index = ((group * blocks + block) * C + c + i) * MR
+                    for t in range(taps):
+                        place = load_integer(places, 2 * t) + index * load_integer(places, 2 * t + 1)
+                        copy_few(moved(panels, place), moved(stage, t * MR), MR, MR)
+
+
+@njit(error_model="numpy")
+def place_parts(places, plane, KH, KW, every_h, every_w):
+    """places[2 * t], places[2 * t + 1]: where tap t of the first panel's first channel belongs, over how many taps.
+
+    A tap of all panels takes `plane` elements. Parts are those of :class:`Part`, in its order.
+    """
+    before = 0
+    for a in range(min(every_h, KH)):
+        for b in range(min(every_w, KW)):
+            rows, columns = (KH - a + every_h - 1) // every_h, (KW - b + every_w - 1) // every_w
+            for kh in range(rows):
+                for kw in range(columns):
+                    t = (a + kh * every_h) * KW + b + kw * every_w
+                    store_integer(places, 2 * t, before * plane + (kh * columns + kw) * MR)
+                    store_integer(places, 2 * t + 1, rows * columns)
+            before += rows * columns

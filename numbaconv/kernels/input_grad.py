@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from math import gcd
 
 from ..geometry import Geometry
-from .forward import Product
+from .forward import Part, Product
 from .launch import Address
 
 
@@ -111,4 +111,5 @@ def products(
                 KW=u.taps,
                 offset=(v.offset, u.offset),
                 dilation=(v.dilation, u.dilation),
+                part=Part((g.KH, g.KW), (v.first_tap, u.first_tap), (v.tap_step, u.tap_step)),
             )

@@ -187,11 +187,12 @@ def plan_products(plan: Plan, products: list[Product], names: tuple[str, ...]) -
     parallel = enough_work(g.flops)
     products = [_flat(p) for p in products]
     blockings = [block_forward(p, dtype) for p in products]
-    launches, scratch, panels = [], 0, 0
-    for p, b in zip(products, blockings, strict=True):
-        launches += forward.launches(p, b)
-        scratch = max(scratch, b.scratch(p))
-        panels = max(panels, forward.panel_elements(p) if b.packed else 0)
+    # The parts of a kernel are packed together, all or none.
+    packed = any(b.packed for b in blockings)
+    blockings = [replace(b, packed=packed) for b in blockings]
+    launches = forward.launches(list(zip(products, blockings, strict=True)))
+    scratch = max(max(b.scratch(p), forward.stage_elements(p)) for p, b in zip(products, blockings, strict=True))
+    panels = forward.panel_elements(products[-1], g.KH * g.KW) if packed else 0
     program = Program(launches, names, {"panels": panels}, scratch, dtype, parallel)
     b = blockings[-1]  # the first one may be that of the zeros
     blocks = {"filters": b.MC, "channels": b.KC}
