@@ -137,6 +137,7 @@ def channels_last(scratch, arguments, worker):
         source = moved(x, group * C * x_c)
         out = moved(y, first * y_f)
         if bias_address != 0:
+            clear(stage, vectors * lanes)
             for i in range(filters):
                 store(stage, i, load(bias, (first + i) * bias_f))
         if flat:
@@ -180,7 +181,7 @@ def channels_last(scratch, arguments, worker):
         clear(moved(strip, phases_h * plane if plane else count * C), MR * stride_w * C)
         count = ((depth_n - 1) * strip_rows + height - 1) * row_pixels + width
         if bias_address != 0:
-            fill_sums(sums, pitch, count, vectors, stage)
+            fill_sums(sums, pitch, (count + MR - 1) // MR * MR, vectors, stage)  # what register tiles add to
         fresh = bias_address == 0
         apart = 1 if dilation_w == 1 else KW  # how many stretches a row of taps is
         stretch = KW // apart * C

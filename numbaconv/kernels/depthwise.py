@@ -17,6 +17,7 @@ from numba import njit
 
 from ..geometry import Geometry
 from .launch import Address, Launch, NestKernel
+from .packing import clear
 from .pixels import pack_pixels, unpack_pixels
 from .simd import (
     claim,
@@ -102,6 +103,9 @@ def depthwise_forward(scratch, arguments, worker):
     lanes = lanes_of(scratch)
     taps = moved(scratch, worker * scratch_size)
     strip = moved(taps, (KH * KW + 1) * lanes)
+    # Channels and pixels of whole vectors that there are none of: zeros, since old memory may hold subnormal numbers,
+    # which are slow.
+    clear(taps, (KH * KW + 1) * lanes + strip_size)
     sums = moved(strip, strip_size)
     c_blocks, row_blocks = (C + lanes - 1) // lanes, (OH + rows - 1) // rows
     columns = (OW - 1) * stride_w + (KW - 1) * dilation_w + 1
@@ -176,6 +180,7 @@ def depthwise_input_grad(scratch, arguments, worker):
     lanes = lanes_of(scratch)
     taps = moved(scratch, worker * scratch_size)
     strip = moved(taps, (KH * KW + 1) * lanes)
+    clear(taps, (KH * KW + 1) * lanes + strip_size)  # as in the forward pass
     sums = moved(strip, strip_size)
     c_blocks, row_blocks = (C + lanes - 1) // lanes, (H + rows - 1) // rows
     reach = (KW - 1) * dilation_w // stride_w + 1  # columns of zeros on both sides of a row of dy
@@ -253,6 +258,7 @@ def depthwise_weight_grad(scratch, arguments, worker):
     lanes = lanes_of(scratch)
     strip = moved(scratch, worker * scratch_size)
     grads = moved(strip, strip_size)
+    clear(strip, strip_size + rows * OW * lanes)  # as in the forward pass
     c_blocks, row_blocks = (C + lanes - 1) // lanes, (OH + rows - 1) // rows
     columns = (OW - 1) * stride_w + (KW - 1) * dilation_w + 1
     while True:

@@ -194,8 +194,8 @@ def copy_every(destination, pitch, source, row_step, rows, first, last, columns,
 def compress_taps(panel, pitch, strip, table, taps, images, rows, columns, strip_rows, strip_columns):
     """panel[t * pitch + (n * rows + v) * columns + u] = strip[table[t] + (n * strip_rows + v) * strip_columns + u].
 
-    The taps of a channel, of its rows without what lies between them. May write up to lanes - 1 elements more, and read
-    as many.
+    The taps of a channel, of its rows without what lies between them. May write `lanes` elements more, and read
+    lanes - 1: behind the last pixel of a tap is a 0, as behind a strip.
     """
     lanes = lanes_of(panel)
     for t in range(taps):
@@ -208,6 +208,7 @@ def compress_taps(panel, pitch, strip, table, taps, images, rows, columns, strip
                 for u in range(lanes, columns, lanes):
                     vector_store(line, u, vector_load(source, u))
                 line, source = moved(line, columns), moved(source, strip_columns)
+        vector_store(line, 0, vector_zero(line))
 
 
 @njit(error_model="numpy")

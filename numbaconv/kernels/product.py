@@ -76,3 +76,10 @@ def product(rows, vectors, depth, width, a, a_row, a_block, a_step, b, b_block, 
             else:
                 tail_1(depth, width, top, a_row, a_block, a_step, right, b_block, out, c_row, c_block, mode)
         i += step
+
+
+@njit(error_model="numpy")
+def rows_read(rows):
+    """Rows of a that :func:`product` reads, those of whole register tiles."""
+    whole, left = rows // MR * MR, rows % MR
+    return whole + (0 if left == 0 else 4 if left <= 4 else MR)

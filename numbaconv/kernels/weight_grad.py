@@ -43,6 +43,7 @@ from .simd import (
     unpacked,
     vector_add,
     vector_load,
+    vector_load_first,
     vector_store,
     vector_zero,
 )
@@ -298,7 +299,7 @@ def add_shares(scratch, arguments, worker):
                 for first in range(0, rows, lanes):
                     source, here = moved(sums, first * f_pitch + c_block * line + inner), min(lanes, rows - first)
                     for r in range(here):
-                        add_up(moved(stage, r * lanes), moved(source, r * f_pitch), shares, share_pitch)
+                        add_up(moved(stage, r * lanes), moved(source, r * f_pitch), shares, share_pitch, count)
                     transpose_block(moved(out, first), w_c, stage, lanes, here, count)
                 continue
             for r in range(rows):
@@ -307,7 +308,7 @@ def add_shares(scratch, arguments, worker):
                     apart, along = divmod(kw, together)
                     place = ((c_block * KH + kh) * taps_apart + apart) * line + along * width + inner
                     source = moved(sums, r * f_pitch + (tap * C + c if gathered else place))
-                    add_up(moved(stage, tap * lanes), source, shares, share_pitch)
+                    add_up(moved(stage, tap * lanes), source, shares, share_pitch, count)
                 if taps == 1:
                     write_run(out, w_c, stage, count, accumulate)
                 elif in_order:
@@ -326,9 +327,9 @@ def add_shares(scratch, arguments, worker):
 
 
 @njit(error_model="numpy")
-def add_up(total, partial, shares, pitch):
-    """total[i] = sum over s < shares of partial[s * pitch + i], in order, for i < lanes."""
-    value = vector_load(partial, 0)
+def add_up(total, partial, shares, pitch, count):
+    """total[i] = sum over s < shares of partial[s * pitch + i], in order, for i < count; 0 for i < lanes."""
+    value = vector_load_first(partial, 0, count)
     for share in range(1, shares):
-        value = vector_add(value, vector_load(partial, share * pitch))
+        value = vector_add(value, vector_load_first(partial, share * pitch, count))
     vector_store(total, 0, value)

@@ -20,9 +20,8 @@ from math import prod
 from ..forward import Product
 from ..jit import named
 from ..launch import Launch, NestKernel
-from ..packing import clear
-from ..product import ADD, FRESH, product
-from ..simd import claim, lanes_of, moved, pointer, unpacked
+from ..product import ADD, FRESH, product, rows_read
+from ..simd import claim, lanes_of, moved, pointer, unpacked, vector_store, vector_zero
 from .algebra import TAPS
 from .transforms import INPUT, make_filter_transform, make_output_transform, make_tile_transform
 
@@ -99,8 +98,6 @@ def make_kernel(m):
         h_blocks, w_blocks = (tile_rows + rows - 1) // rows, (tile_columns + columns - 1) // columns
         blocks = (N + images - 1) // images * h_blocks * w_blocks
         f_blocks = (F + FB - 1) // FB
-        # Register tiles read a few tiles behind the last one: 0, and not what was in old memory.
-        clear(V, n * n * v_plane)
         packed = -1  # what U holds: group and block of filters
         while True:
             piece = claim(arguments)
@@ -127,9 +124,15 @@ def make_kernel(m):
                     moved(x, image * x_n + (group * C + c) * x_c), x_n, x_c, x_h, x_w, H, W,
                     here, height, width, channels, top * m + offset_h, left * m + offset_w,
                 )  # fmt: skip
+                tiles = here * height * width
                 for position in range(n * n):
+                    # Register tiles read a few tiles behind the last one: 0, and not what was in old memory.
+                    for behind in range(tiles, rows_read(tiles)):
+                        for block in range((channels + lanes - 1) // lanes):
+                            place = position * v_plane + (block * capacity + behind) * lanes
+                            vector_store(V, place, vector_zero(V))
                     product(
-                        here * height * width, (filters + lanes - 1) // lanes, channels, lanes,
+                        tiles, (filters + lanes - 1) // lanes, channels, lanes,
                         moved(V, position * v_plane), lanes, capacity * lanes, 1,
                         moved(U, position * u_plane), KC * lanes,
                         moved(M, position * m_plane), lanes, capacity * lanes, FRESH if c == 0 else ADD,

@@ -21,7 +21,8 @@ from ...geometry import Geometry
 from .. import tiling, weight_grad
 from ..jit import named
 from ..launch import Address, Launch, NestKernel
-from ..product import ADD, FRESH, product
+from ..packing import clear
+from ..product import ADD, FRESH, product, rows_read
 from ..simd import claim, lanes_of, moved, pointer, unpacked
 from .algebra import TAPS
 from .transforms import GRAD, INPUT, TAP, line, make_tile_transform
@@ -137,6 +138,10 @@ def make_kernel(m):
         f_blocks, c_blocks = (F + FB - 1) // FB, (C + CB - 1) // CB
         f_pitch = c_blocks * TAPS * line_size
         padded_F = (F + MR - 1) // MR * MR
+        # Register tiles may read filters behind the last vector of them: 0, and not what was in old memory.
+        for filters in (FB, F - (f_blocks - 1) * FB):
+            if rows_read(filters) > (filters + lanes - 1) // lanes * lanes:
+                clear(D, n * n * d_plane)
         while True:
             piece = claim(arguments)
             if piece >= shares * groups * f_blocks * c_blocks:
