@@ -20,8 +20,8 @@ NO_BIAS = {np.dtype(kind): np.empty(0, kind) for kind in (np.float32, np.float64
 
 # A parallel start costs 15 to 35 microseconds on an idle machine, and milliseconds where other processes hold the
 # cores: the training of the digits example took 15 times as long beside two busy processes with a threshold of 4
-# million. One core does 16 million operations in 150 microseconds.
-PARALLEL_FLOPS = 16_000_000
+# million. One core does 12 million operations in 110 microseconds.
+PARALLEL_FLOPS = 12_000_000
 PARALLEL_BYTES = 1 << 20
 # Pieces of work to deal out, where blocks can be cut finer, and parts of dw that are summed apart. More of them read
 # the weight more often.
