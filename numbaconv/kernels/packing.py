@@ -18,8 +18,8 @@ from .simd import (
     vector_fill,
     vector_load,
     vector_load_between,
-    vector_load_every,
     vector_load_first,
+    vector_load_split,
     vector_store,
     vector_store_first,
     vector_zero,
@@ -49,7 +49,7 @@ def copy_run(destination, source, step, first, last, count):
                 else:
                     vector_store(destination, i, vector_load_between(source, i, first - i, last - i))
     elif 2 <= step and step <= 4:
-        copy_every(destination, 0, source, 0, 1, first, last, count, step)
+        copy_split(destination, (0, -1, -1, -1), 0, source, 0, 1, first * step, (last - 1) * step + 1, count, step)
     else:
         # In three loops, so that no element is asked where it lies.
         clear(destination, first)
@@ -112,27 +112,42 @@ def pack_strip(
     by_channel = batch == 1 and x_c == 1 and step != 1
     block = lanes if by_channel else 1
     plane = images * rows * columns * batch
+    split = batch == 1 and not by_channel and 2 <= step and step <= 4
+    # All remainders of a row at once, where the pixels between two of one remainder are the others'.
+    together = phases_w if split and x_w == 1 and phases_w == stride_w else 1
     for c in range(channels):
         vector_store(strip, c * pitch + phases_h * phases_w * plane, vector_zero(strip))
     for a in range(phases_h):
         h = top + (base_h + a * step_h) % stride_h
         top_row, end_row = inside(h, stride_h, H, rows)
-        for b in range(phases_w):
-            w = left + (base_w + b * step_w) % stride_w
+        for b in range(0, phases_w, together):
+            w = left if together > 1 else left + (base_w + b * step_w) % stride_w
             first, last = inside(w, stride_w, W, columns)
             for c in range(0, channels, block):
+                planes = moved(strip, c * pitch + (a * phases_w + b) * plane)
+                if split:
+                    # The zeros first: whole vectors of them may reach into what follows.
+                    for i in range(together * images):
+                        clear(moved(planes, i * rows * columns), top_row * columns)
+                        clear(moved(planes, (i * rows + end_row) * columns), (rows - end_row) * columns)
                 for n in range(images):
                     source = moved(x, n * x_n + c * x_c + h * x_h + w * x_w)
-                    out = moved(strip, c * pitch + (a * phases_w + b) * plane + n * rows * columns * batch)
-                    if not by_channel and batch == 1 and 1 <= step and step <= 4 and columns <= 4 * lanes:
+                    out = moved(planes, n * rows * columns * batch)
+                    if split:
+                        places, start, end = (0, -1, -1, -1), first * step, (last - 1) * step + 1
+                        if together > 1:
+                            places, start, end = places_of(plane, step, base_w, step_w), -left, W - left
+                        copy_split(
+                            moved(out, top_row * columns), places, columns,
+                            moved(source, top_row * stride_h * x_h), stride_h * x_h, end_row - top_row, start, end,
+                            columns, step,
+                        )  # fmt: skip
+                        continue
+                    if not by_channel and batch == 1 and step == 1 and columns <= 4 * lanes:
                         clear(out, top_row * columns)
                         inner = moved(out, top_row * columns)
                         image_rows = moved(source, top_row * stride_h * x_h)
-                        count = end_row - top_row
-                        if step == 1:
-                            copy_rows(inner, columns, image_rows, stride_h * x_h, count, first, last, columns)
-                        else:
-                            copy_every(inner, columns, image_rows, stride_h * x_h, count, first, last, columns, step)
+                        copy_rows(inner, columns, image_rows, stride_h * x_h, end_row - top_row, first, last, columns)
                         clear(moved(out, end_row * columns), (rows - end_row) * columns)
                         continue
                     for v in range(rows):
@@ -151,6 +166,23 @@ def pack_strip(
                             for u in range(first, last):
                                 copy_run(moved(line, u * batch), moved(row, u * step), x_n, 0, batch, batch)
                             clear(moved(line, last * batch), (columns - last) * batch)
+
+
+@njit(error_model="numpy")
+def places_of(plane, step, base_w, step_w):
+    """Where a strip has the columns of remainder 0 to 3 modulo the step: column b * step_w of a tap is in plane b."""
+    place_0, place_1, place_2, place_3 = 0, 0, 0, 0
+    for b in range(step):
+        remainder = (base_w + b * step_w) % step
+        if remainder == 0:
+            place_0 = b * plane
+        elif remainder == 1:
+            place_1 = b * plane
+        elif remainder == 2:
+            place_2 = b * plane
+        else:
+            place_3 = b * plane
+    return place_0, place_1, place_2, place_3
 
 
 @njit(error_model="numpy")
@@ -174,20 +206,45 @@ def copy_rows(destination, pitch, source, step, rows, first, last, columns):
 
 
 @njit(error_model="numpy")
-def copy_every(destination, pitch, source, row_step, rows, first, last, columns, step):
-    """:func:`copy_rows` of every second, third or fourth element of the source, which is what `step` says."""
+def copy_split(destination, places, pitch, source, row_step, rows, first, last, columns, step):
+    """destination[places[r] + v * pitch + u] = source[v * row_step + j], j = u * step + r, if first <= j < last else 0.
+
+    For v < rows, u < columns, and r < step, 2 to 4, where places[r] >= 0. All rows of a stretch of columns, as in
+    :func:`copy_rows`; nothing is written behind the last row.
+    """
     lanes = lanes_of(destination)
+    to_0, to_1, to_2, to_3 = places
     for u in range((columns - 1) // lanes * lanes, -1, -lanes):
         out, line = moved(destination, u), moved(source, u * step)
-        for _ in range(rows):
+        start, end = first - u * step, last - u * step
+        for v in range(rows):
+            room = (rows - 1 - v) * pitch + columns - u
             if step == 2:
-                value = vector_load_every(line, 0, 2, first - u, last - u)
+                value_0, value_1 = vector_load_split(line, 2, start, end)
+                put(out, to_0, value_0, room)
+                put(out, to_1, value_1, room)
             elif step == 3:
-                value = vector_load_every(line, 0, 3, first - u, last - u)
+                value_0, value_1, value_2 = vector_load_split(line, 3, start, end)
+                put(out, to_0, value_0, room)
+                put(out, to_1, value_1, room)
+                put(out, to_2, value_2, room)
             else:
-                value = vector_load_every(line, 0, 4, first - u, last - u)
-            vector_store(out, 0, value)
+                value_0, value_1, value_2, value_3 = vector_load_split(line, 4, start, end)
+                put(out, to_0, value_0, room)
+                put(out, to_1, value_1, room)
+                put(out, to_2, value_2, room)
+                put(out, to_3, value_3, room)
             out, line = moved(out, pitch), moved(line, row_step)
+
+
+@njit(error_model="numpy")
+def put(destination, place, value, room):
+    """destination[place + i] = value[i] for i < room, or a whole vector, if there is a place."""
+    if place >= 0:
+        if room >= lanes_of(destination):
+            vector_store(destination, place, value)
+        else:
+            vector_store_first(destination, place, value, room)
 
 
 @njit(error_model="numpy")

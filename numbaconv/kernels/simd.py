@@ -230,36 +230,35 @@ def vector_multiply_add(typingctx, a, b, c):
 
 
 @intrinsic(prefer_literal=True)
-def vector_load_every(typingctx, p, offset, step, first, last):
-    """v[i] = p[offset + i * step] if first <= i < last else 0, for a step of 2, 3 or 4; reads no more than these and
-    what lies between them
-    """
+def vector_load_split(typingctx, p, step, first, last):
+    """(v0, v1, ...), v_r[i] = p[j] if first <= j < last else 0, where j = i * step + r; for a step of 2 to 4"""
     vector, literal = Vector(p.dtype), step
     step = literal.literal_value
+    result = types.UniTuple(vector, step)
 
     def generate(context, builder, signature, args):
         lanes = vector.lanes
-        first, last = args[3], args[4]
-        times = ir.Constant(I64, step)
-        start = builder.mul(first, times)
-        end = builder.add(builder.mul(builder.sub(last, ir.Constant(I64, 1)), times), ir.Constant(I64, 1))
+        first, last = args[2], args[3]
         parts = []
         for part in range(step):
             here = ir.Constant(I64, part * lanes)
-            mask = emit_mask_between(builder, builder.sub(start, here), builder.sub(end, here), lanes)
-            parts.append(emit_masked_load(builder, args[0], builder.add(args[1], here), mask, vector))
-        # Every part adds the lanes whose element it has.
-        value = parts[0]
-        for part in range(1, step):
-            picks = []
-            for lane in range(lanes):
-                place = lane * step - part * lanes
-                known = lane * step if part == 1 else lane
-                picks.append(lanes + place if 0 <= place < lanes else known if place < 0 else 0)
-            value = builder.shuffle_vector(value, parts[part], ir.Constant(ir.VectorType(I32, lanes), picks))
-        return value
+            mask = emit_mask_between(builder, builder.sub(first, here), builder.sub(last, here), lanes)
+            parts.append(emit_masked_load(builder, args[0], here, mask, vector))
+        values = []
+        for remainder in range(step):
+            # Every part adds the lanes whose element it has.
+            value = parts[0]
+            for part in range(1, step):
+                picks = []
+                for lane in range(lanes):
+                    place = lane * step + remainder - part * lanes
+                    known = lane * step + remainder if part == 1 else lane
+                    picks.append(lanes + place if 0 <= place < lanes else known if place < 0 else 0)
+                value = builder.shuffle_vector(value, parts[part], ir.Constant(ir.VectorType(I32, lanes), picks))
+            values.append(value)
+        return context.make_tuple(builder, result, values)
 
-    return vector(p, types.int64, literal, types.int64, types.int64), generate
+    return result(p, literal, types.int64, types.int64), generate
 
 
 @intrinsic
