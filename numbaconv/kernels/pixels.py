@@ -14,8 +14,10 @@ from .simd import (
     transpose_block,
     transpose_every_second,
     vector_load,
+    vector_load_first,
     vector_store,
     vector_store_first,
+    vector_store_merged,
     vector_zero,
 )
 
@@ -56,7 +58,9 @@ def pack_pixels(strip, pitch, x, x_n, x_c, x_h, x_w, H, W, images, rows, columns
                 continue
             source = moved(x, n * x_n + h * x_h + left * x_w)
             clear(line, first * pitch)
-            if x_w == 1 and x_c != 1:
+            if x_w == 1 and pitch == channels and channels <= 4:
+                merge_channels(moved(line, first * pitch), moved(source, first), x_c, last - first, channels)
+            elif x_w == 1 and x_c != 1:
                 for c in range(0, channels, lanes):
                     for u in range(first, last, lanes):
                         transpose_block(
@@ -82,6 +86,28 @@ def pack_pixels(strip, pitch, x, x_n, x_c, x_h, x_w, H, W, images, rows, columns
                 for u in range(first, last):
                     copy_run(moved(line, u * pitch), moved(source, u * x_w), x_c, 0, channels, channels)
             clear(moved(line, last * pitch), (columns - last) * pitch)
+
+
+@njit(error_model="numpy")
+def merge_channels(line, source, step, pixels, channels):
+    """line[u * channels + c] = source[c * step + u] for u < pixels and c < channels, 1 to 4 of them."""
+    lanes = lanes_of(line)
+    for u in range(0, pixels, lanes):
+        out, count = moved(line, u * channels), min(lanes, pixels - u)
+        first = vector_load_first(source, u, count)
+        if channels == 1:
+            vector_store_first(out, 0, first, count)
+            continue
+        second = vector_load_first(source, step + u, count)
+        if channels == 2:
+            vector_store_merged(out, (first, second), count)
+            continue
+        third = vector_load_first(source, 2 * step + u, count)
+        if channels == 3:
+            vector_store_merged(out, (first, second, third), count)
+        else:
+            fourth = vector_load_first(source, 3 * step + u, count)
+            vector_store_merged(out, (first, second, third, fourth), count)
 
 
 @njit(error_model="numpy")

@@ -262,6 +262,33 @@ def vector_load_split(typingctx, p, step, first, last):
 
 
 @intrinsic
+def vector_store_merged(typingctx, p, values, count):
+    """p[i * step + r] = v_r[i] for i < count, `values` being (v_0, v_1, ...), `step` of them; writes no more"""
+    vector, step = values.dtype, values.count
+
+    def generate(context, builder, signature, args):
+        lanes = vector.lanes
+        parts = [builder.extract_value(args[1], r) for r in range(step)]
+        end = builder.mul(args[2], ir.Constant(I64, step))
+        for k in range(step):
+            # Every part adds the lanes that are its own.
+            merged = parts[0]
+            for r in range(1, step):
+                picks = []
+                for lane in range(lanes):
+                    i, own = divmod(k * lanes + lane, step)
+                    known = i if r == 1 else lane
+                    picks.append(lanes + i if own == r else known)
+                merged = builder.shuffle_vector(merged, parts[r], ir.Constant(ir.VectorType(I32, lanes), picks))
+            here = ir.Constant(I64, k * lanes)
+            mask = emit_mask(builder, builder.sub(end, here), lanes)
+            emit_masked_store(builder, merged, args[0], here, mask, vector)
+        return context.get_dummy_value()
+
+    return types.void(p, values, types.int64), generate
+
+
+@intrinsic
 def vector_sum(typingctx, a):
     """Sum over i of a[i], by halves: i + lanes / 2, i + lanes / 4, ..."""
 

@@ -14,8 +14,8 @@ from ..kernels.gemm import EXACT_ROWS
 from ..kernels.launch import Program
 from .base import PIECES, Axes, Plan, Strides, enough_work, even_blocks, pieces_of_output, round_up
 
-# Multiply-adds that cost as much as copying a row of the taps of a pixel beside the other rows.
-GATHERING_COST = 8
+# Multiply-adds that cost as much as copying a vector of the taps of a pixel beside the others.
+GATHERING_COST = 4
 # Outputs that are turned in the time that a partial sum takes to memory and back; filters that a turned x is worth;
 # outputs that a sum is worth, where more of them would have to be packed.
 TURNING_COST, LEAST_FILTERS, LEAST_RUN = 4, 64, 128
@@ -154,7 +154,7 @@ def block_weight_grad(
 
     depth = tiling.DEPTH
     row, kernel = -(-CB * g.KW // lanes), -(-CB * g.KH * g.KW // lanes)
-    gathers = C == CB and g.dilation[1] == 1 and (row * g.KH - kernel) * FB > GATHERING_COST * g.KH
+    gathers = C == CB and g.dilation[1] == 1 and (row * g.KH - kernel) * FB > GATHERING_COST * row * g.KH
     if gathers:
         depth = max(1, min(depth, budget // 2 // (kernel * lanes)))
         budget //= 2
