@@ -176,8 +176,8 @@ def _block(m: int, N: int, C: int, F: int, OH: int, OW: int, dtype: np.dtype, ax
     )
 
 
-def block_weight_grad(g: Geometry, dtype: np.dtype, axes: Axes) -> weight_grad.Blocking:
-    """Blocks of dw."""
+def block_weight_grad(g: Geometry, dtype: np.dtype, axes: Axes, whole: bool = False) -> weight_grad.Blocking:
+    """Blocks of dw; `whole` if it may be written without partial sums."""
     lanes = tiling.lanes(dtype.itemsize)
     N, C, F = max(1, g.N), max(1, g.C // g.groups), g.F // g.groups
     m = grad_variant(g)
@@ -191,9 +191,11 @@ def block_weight_grad(g: Geometry, dtype: np.dtype, axes: Axes) -> weight_grad.B
     pieces = g.groups * -(-F // FB) * -(-C // CB)
     filters = _odd(-(-round_up(FB, tiling.FILTERS_MR) // lanes), lanes)
     capacity = images * rows * columns
+    shares = max(1, min(blocks, -(-PIECES // pieces)))
     return weight_grad.Blocking(
         m=m,
-        shares=max(1, min(blocks, -(-PIECES // pieces))),
+        shares=shares,
+        whole=whole and shares == 1,
         FB=FB,
         CB=CB,
         images=images,
@@ -229,7 +231,7 @@ def plan_products(plan: Plan, products: list[Product], names: tuple[str, ...]) -
 def plan_weight_grad(plan: Plan, x: Strides, y: Strides, start: int, w: Strides, names: tuple[str, ...]) -> Plan:
     """Plan of dw, which begins at element `start`; strides count elements of x, dy and dw."""
     g, dtype = plan.geometry, plan.dtype
-    b = block_weight_grad(g, dtype, plan.axes)
+    b = block_weight_grad(g, dtype, plan.axes, whole=w[2:] == (TAPS, 1) and not plan.accumulate)
     values = direct_grad.arguments_of(g, x, y, start, w, plan.accumulate)
     launches = weight_grad.launches(g, values, b)
     scratch = max(b.scratch, direct_grad.stage_elements(TAPS**2, tiling.lanes(dtype.itemsize)))

@@ -5,7 +5,7 @@
             transform the tiles of x, V[position][channel block][tile]
             transform the tiles of dy, D[position][tile][filter]
             for each of the n x n positions: product      sums M[position][channel block][filter] over the tiles
-        transform the sums to 3 x 3 taps                  partial sums of the share
+        transform the sums to 3 x 3 taps                  partial sums of the share, or dw itself if there is one only
 
 Pieces own their partial sums. How many shares there are depends on the shape alone, and they are added in order by
 :func:`..weight_grad.add_shares`, whose layout the partial sums have: the same bits for any number of threads.
@@ -23,7 +23,7 @@ from ..jit import named
 from ..launch import Address, Launch, NestKernel
 from ..packing import clear
 from ..product import ADD, FRESH, product, rows_read
-from ..simd import claim, lanes_of, moved, pointer, unpacked
+from ..simd import claim, lanes_of, moved, pointer, transpose_block, unpacked
 from .algebra import TAPS
 from .transforms import GRAD, INPUT, TAP, line, make_tile_transform
 
@@ -41,6 +41,8 @@ class Blocking:
     images: int
     rows: int
     columns: int
+    #: Whether the sums of the only share are dw itself, whose taps lie as they do in a C-contiguous weight.
+    whole: bool
     #: Elements of a filter's channels and taps of a row in the partial sums.
     line: int
     #: FB rounded up to whole vectors and register tiles, tiles of a block likewise.
@@ -60,14 +62,17 @@ class Blocking:
 
 WINOGRAD_GRAD = (
     "counter", "x", "x_n", "x_c", "x_h", "x_w", "H", "W", "dy", "y_n", "y_f", "y_h", "y_w", "partial",
-    "N", "OH", "OW", "groups", "C", "F", "offset_h", "offset_w", "shares", "FB", "CB", "images", "rows", "columns",
-    "line", "filters", "capacity", "v_plane", "d_plane", "m_plane", "strip_size", "scratch_size",
+    "dw", "w_f", "w_c", "whole", "N", "OH", "OW", "groups", "C", "F", "offset_h", "offset_w", "shares", "FB", "CB",
+    "images", "rows", "columns", "line", "filters", "capacity", "v_plane", "d_plane", "m_plane", "strip_size",
+    "scratch_size",
 )  # fmt: skip
 WINOGRAD_GRAD_COUNT = len(WINOGRAD_GRAD)
 
 
 def partial_elements(g: Geometry, b: Blocking) -> int:
     """Elements of the partial sums of all shares."""
+    if b.whole:
+        return 0
     C, F = g.C // g.groups, g.F // g.groups
     return b.shares * g.groups * -(-F // MR) * MR * -(-C // b.CB) * TAPS * b.line
 
@@ -75,18 +80,13 @@ def partial_elements(g: Geometry, b: Blocking) -> int:
 def launches(g: Geometry, values: dict[str, int | Address], b: Blocking) -> list[Launch]:
     """Sum by shares, then add the shares; `values` are those of :func:`..weight_grad.arguments_of`."""
     C, F = g.C // g.groups, g.F // g.groups
-    values = values | {
-        "shares": b.shares,
-        "FB": b.FB,
-        "CB": b.CB,
-        "images": b.images,
-        "rows": b.rows,
-        "columns": b.columns,
-    }
+    values = values | {"shares": b.shares, "FB": b.FB, "CB": b.CB, "images": b.images, "rows": b.rows}
+    values |= {"columns": b.columns, "whole": b.whole}
     values |= {"line": b.line, "filters": b.filters, "capacity": b.capacity, "strip_size": b.strip}
     values |= {"v_plane": b.v_plane, "d_plane": b.d_plane, "m_plane": b.m_plane, "gathered": 0, "apart": 1}
     pieces = b.shares * g.groups * -(-F // b.FB) * -(-C // b.CB)
-    return [Launch(KERNELS[b.m], WINOGRAD_GRAD, values, pieces), weight_grad.adding(g, values)]
+    summing = Launch(KERNELS[b.m], WINOGRAD_GRAD, values, pieces)
+    return [summing] if b.whole else [summing, weight_grad.adding(g, values)]
 
 
 def make_kernel(m):
@@ -97,20 +97,17 @@ def make_kernel(m):
 
     @njit(error_model="numpy")
     @named(m)
-    def transform_taps(sums, plane, block_pitch, lines, out, f_pitch, row_pitch, filters, channels):
-        """out[f * f_pitch + kh * row_pitch + kw * channels + c] = the taps that the sums of (f, c) give.
+    def transform_taps(sums, plane, block_pitch, lines, f, c, out, step):
+        """out[(kh * step_h + kw * step_w) + i] = the taps that the sums of filter f and channel c + i give.
 
-        From the last channels to the first: what whole vectors write too much is written over by the next ones.
+        `step` is (step_h, step_w); whole vectors are written.
         """
         lanes = lanes_of(lines)
-        for c in range((channels - 1) // lanes * lanes, -1, -lanes):
-            for f in range(filters):
-                source = moved(sums, c // lanes * block_pitch + f * lanes)
-                for j in range(n):
-                    line(TAP, m, moved(source, j * plane), n * plane, moved(lines, j * lanes), n * lanes)
-                for kh in range(TAPS):
-                    row = moved(out, f * f_pitch + kh * row_pitch + c)
-                    line(TAP, m, moved(lines, kh * n * lanes), lanes, row, channels)
+        source = moved(sums, c // lanes * block_pitch + f * lanes)
+        for j in range(n):
+            line(TAP, m, moved(source, j * plane), n * plane, moved(lines, j * lanes), n * lanes)
+        for kh in range(TAPS):
+            line(TAP, m, moved(lines, kh * n * lanes), lanes, moved(out, kh * step[0]), step[1])
 
     @NestKernel
     @named(m)
@@ -118,14 +115,11 @@ def make_kernel(m):
         """C and F are those of one group; a block is `images` x `rows` x `columns` tiles."""
         (
             _, x_address, x_n, x_c, x_h, x_w, H, W, dy_address, y_n, y_f, y_h, y_w, partial_address,
-            N, OH, OW, groups, C, F, offset_h, offset_w, shares, FB, CB, images, rows, columns,
-            line_size, filter_pitch, capacity, v_plane, d_plane, m_plane, strip_size, scratch_size,
+            dw_address, w_f, w_c, whole, N, OH, OW, groups, C, F, offset_h, offset_w, shares, FB, CB,
+            images, rows, columns, line_size, filter_pitch, capacity, v_plane, d_plane, m_plane, strip_size, scratch_size,
         ) = unpacked(arguments, WINOGRAD_GRAD_COUNT)  # fmt: skip
-        x, dy, partial = (
-            pointer(x_address, scratch),
-            pointer(dy_address, scratch),
-            pointer(partial_address, scratch),
-        )
+        x, dy = pointer(x_address, scratch), pointer(dy_address, scratch)
+        partial, dw = pointer(partial_address, scratch), pointer(dw_address, scratch)
         lanes = lanes_of(scratch)
         V = moved(scratch, worker * scratch_size)
         D = moved(V, n * n * v_plane)
@@ -175,10 +169,20 @@ def make_kernel(m):
                         moved(M, position * m_plane), lanes, filter_pitch * lanes, FRESH if block == first else ADD,
                     )  # fmt: skip
             sums = moved(partial, (share * groups + group) * padded_F * f_pitch + f * f_pitch)
-            transform_taps(
-                M, m_plane, filter_pitch * lanes, lines, moved(sums, c_block * TAPS * line_size), f_pitch, line_size,
-                filters, channels,
-            )  # fmt: skip
+            sums = moved(sums, c_block * TAPS * line_size)
+            taps = moved(dw, (group * F + f) * w_f + c * w_c)
+            # From the last channels to the first: what whole vectors write too much is written over by the next ones.
+            for inner in range((channels - 1) // lanes * lanes, -1, -lanes):
+                for r in range(filters):
+                    out, step = moved(sums, r * f_pitch + inner), (line_size, channels)
+                    if whole:
+                        out, step = strip, (TAPS * lanes, lanes)
+                    transform_taps(M, m_plane, filter_pitch * lanes, lines, r, inner, out, step)
+                    for tap in range(0, TAPS**2 if whole else 0, lanes):
+                        transpose_block(
+                            moved(taps, r * w_f + inner * w_c + tap), w_c, moved(strip, tap * lanes), lanes,
+                            min(lanes, TAPS**2 - tap), min(lanes, channels - inner),
+                        )  # fmt: skip
 
     return winograd_weight_grad
 
