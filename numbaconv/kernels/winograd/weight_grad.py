@@ -116,7 +116,8 @@ def make_kernel(m):
         (
             _, x_address, x_n, x_c, x_h, x_w, H, W, dy_address, y_n, y_f, y_h, y_w, partial_address,
             dw_address, w_f, w_c, whole, N, OH, OW, groups, C, F, offset_h, offset_w, shares, FB, CB,
-            images, rows, columns, line_size, filter_pitch, capacity, v_plane, d_plane, m_plane, strip_size, scratch_size,
+            images, rows, columns, line_size, filter_pitch, capacity, v_plane, d_plane, m_plane, strip_size,
+            scratch_size,
         ) = unpacked(arguments, WINOGRAD_GRAD_COUNT)  # fmt: skip
         x, dy = pointer(x_address, scratch), pointer(dy_address, scratch)
         partial, dw = pointer(partial_address, scratch), pointer(dw_address, scratch)
