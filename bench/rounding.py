@@ -18,7 +18,7 @@ import numpy as np
 
 import numbaconv
 from bench import report
-from numbaconv import functional
+from numbaconv import calls
 from numbaconv.plan import plan_forward, winograd
 
 README = report.ROOT / "README.md"
@@ -62,7 +62,7 @@ def forced_variant(m: int) -> Iterator[None]:
 def forget_plans() -> None:
     """Forward calls are planned again."""
     plan_forward.cache_clear()
-    functional._known.clear()
+    calls.known_calls.clear()
 
 
 def rms(actual: np.ndarray, exact: np.ndarray) -> float:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from .arrays import Array, as_activation, as_array, as_bool, as_output, finished
+from .calls import Known, key_of, known_calls, remember
 from .geometry import (
     LAYOUTS,
     Geometry,
@@ -23,24 +22,9 @@ from .geometry import (
     to_nchw,
 )
 from .kernels import loops
-from .plan import Plan, check_algorithm, plan_bias_grad, plan_forward, plan_input_grad, plan_weight_grad
+from .plan import check_algorithm, plan_bias_grad, plan_forward, plan_input_grad, plan_weight_grad
 
 Pair = int | tuple[int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """A call that was checked: what it runs, and the shape and dtype of its result."""
-
-    plan: Plan
-    shape: tuple[int, ...]
-    dtype: np.dtype
-
-
-# Calls that were checked, by everything the checks look at but alignment, which moves with every array. The checks
-# take 10 microseconds, several times what a tiny convolution does.
-_known: dict[Any, _Known] = {}
-MOST_KNOWN = 4096
 
 
 def conv2d(
@@ -119,8 +103,8 @@ def conv2d(
              [20., 24.]]]])
     """
     options = (stride, padding, dilation, groups, layout, flip, algorithm)
-    key = _key("y", x, weight, bias, None, options) if out is None else None
-    if key is not None and (known := _known.get(key)):
+    key = key_of("y", x, weight, bias, None, options) if out is None else None
+    if key is not None and (known := known_calls.get(key)):
         y = np.empty(known.shape, known.dtype)
         if known.plan.run(x, weight, bias, y):
             return y
@@ -136,7 +120,7 @@ def conv2d(
     step = None if bias is None else _steps(bias)[0]
     steps = _steps(x), _steps(weight), step, _steps(y)
     plan = plan_forward(geometry, x.dtype, algorithm, LAYOUTS[layout], flip, *steps)
-    _remember(key, inputs, (x, weight, bias), _Known(plan, y.shape, y.dtype))
+    remember(key, inputs, (x, weight, bias), Known(plan, y.shape, y.dtype))
     plan.run(x, weight, bias, y)
     return finished(y, out)
 
@@ -199,8 +183,8 @@ def conv2d_input_grad(
              [1., 2., 1.]]]])
     """
     options = (stride, padding, dilation, groups, layout, flip, algorithm)
-    key = _key("dx", dy, weight, None, input_shape, options) if out is None else None
-    if key is not None and not accumulate and (known := _known.get(key)):
+    key = key_of("dx", dy, weight, None, input_shape, options) if out is None else None
+    if key is not None and not accumulate and (known := known_calls.get(key)):
         dx = np.empty(known.shape, known.dtype)
         if known.plan.run(dy, weight, None, dx):
             return dx
@@ -213,7 +197,7 @@ def conv2d_input_grad(
     dx = as_output(out, shape, dy.dtype, inputs, accumulate)
     steps = _steps(dy), _steps(weight), _steps(dx)
     plan = plan_input_grad(geometry, dy.dtype, algorithm, LAYOUTS[layout], flip, bool(accumulate), *steps)
-    _remember(key, inputs, (dy, weight), _Known(plan, dx.shape, dx.dtype))
+    remember(key, inputs, (dy, weight), Known(plan, dx.shape, dx.dtype))
     plan.run(dy, weight, None, dx)
     return finished(dx, out)
 
@@ -274,8 +258,8 @@ def conv2d_weight_grad(
              [20., 24.]]]])
     """
     options = (stride, padding, dilation, groups, layout, flip, algorithm)
-    key = _key("dw", x, dy, None, kernel_size, options) if out is None else None
-    if key is not None and not accumulate and (known := _known.get(key)):
+    key = key_of("dw", x, dy, None, kernel_size, options) if out is None else None
+    if key is not None and not accumulate and (known := known_calls.get(key)):
         dw = np.empty(known.shape, known.dtype)
         if known.plan.run(x, dy, None, dw):
             return dw
@@ -293,7 +277,7 @@ def conv2d_weight_grad(
     dw = as_output(out, geometry.weight_shape, x.dtype, inputs, accumulate)
     steps = _steps(x), _steps(dy), _steps(dw)
     plan = plan_weight_grad(geometry, x.dtype, algorithm, LAYOUTS[layout], flip, bool(accumulate), *steps)
-    _remember(key, inputs, (x, dy), _Known(plan, dw.shape, dw.dtype))
+    remember(key, inputs, (x, dy), Known(plan, dw.shape, dw.dtype))
     plan.run(x, dy, None, dw)
     return finished(dw, out)
 
@@ -342,42 +326,6 @@ def conv2d_bias_grad(dy: Array, *, layout: str = "NCHW", out: Array | None = Non
     else:
         program.run(dy, dy, db, dy)
     return finished(db, out)
-
-
-def _key(name: str, a: Any, b: Any, bias: Any, extra: Any, options: tuple[Any, ...]) -> Any:
-    """What a call is known by; None for one that has to be checked each time.
-
-    1, 1.0 and True are equal as keys and not as arguments: only integers, text and tuples of them are looked up.
-    """
-    stride, padding, dilation, groups, _, flip, _ = options
-    if type(a) is not np.ndarray or type(b) is not np.ndarray or type(flip) is not bool:
-        return None
-    for option in (stride, padding, dilation, groups, extra):
-        if type(option) is not int and not _is_plain(option):
-            return None
-    if bias is None:
-        third = None
-    elif type(bias) is np.ndarray:
-        third = bias.shape, bias.strides, bias.dtype
-    else:
-        return None
-    return name, a.shape, a.strides, a.dtype, b.shape, b.strides, b.dtype, third, extra, options
-
-
-def _is_plain(option: Any) -> bool:
-    """Whether it is an int, a str, None, or a tuple of such."""
-    if type(option) is tuple:
-        return all(map(_is_plain, option))
-    return option is None or type(option) in (int, str)
-
-
-def _remember(key: Any, given: Mapping[str, Any], used: tuple[Any, ...], known: _Known) -> None:
-    """Keep a call that was checked, if its arrays went to the kernel as they were given."""
-    if key is None or any(a is not b for a, b in zip(given.values(), used, strict=True)):
-        return
-    if len(_known) >= MOST_KNOWN:
-        _known.clear()
-    _known[key] = known
 
 
 def _steps(array: Array) -> tuple[int, ...]:

@@ -2,7 +2,7 @@
 
 from contextlib import contextmanager
 
-from numbaconv import functional, plan
+from numbaconv import calls, plan
 from numbaconv.plan import base
 
 THRESHOLDS = ("PARALLEL_FLOPS", "PARALLEL_BYTES")
@@ -12,7 +12,7 @@ def forget_plans():
     """What was planned under other thresholds is planned again."""
     for planned in (plan.plan_forward, plan.plan_input_grad, plan.plan_weight_grad, plan.plan_bias_grad):
         planned.cache_clear()
-    functional._known.clear()
+    calls.known_calls.clear()
 
 
 def always():
