@@ -6,8 +6,7 @@ elements are not side by side after all they are first brought together. One fil
 one piece of work: the same bits for any number of threads.
 """
 
-from numba import njit
-
+from .jit import helper
 from .launch import NestKernel
 from .simd import (
     claim,
@@ -35,7 +34,7 @@ BIAS_GRAD = (
 BIAS_GRAD_COUNT = len(BIAS_GRAD)
 
 
-@njit(error_model="numpy")
+@helper
 def sum_rows(stage, source, outer, step_outer, rows, step_row, columns, step):
     """Sum over all of source[o * step_outer + r * step_row + i * step], the (r, i) of an o side by side in vectors."""
     lanes = lanes_of(source)

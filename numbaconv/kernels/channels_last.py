@@ -20,10 +20,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
-from numba import njit
-
 from . import tiling
 from .forward import Product
+from .jit import helper
 from .launch import Address, Launch, NestKernel
 from .packing import clear
 from .pixels import pack_pixels, unpack_pixels
@@ -213,7 +212,7 @@ def channels_last(scratch, arguments, worker):
         )  # fmt: skip
 
 
-@njit(error_model="numpy")
+@helper
 def mode_of(k, depth, fresh):
     """How the product from k on of a row of taps, `depth` in all, meets the sums: long ones are summed apart."""
     if fresh:
@@ -221,7 +220,7 @@ def mode_of(k, depth, fresh):
     return ADD if k == 0 and depth >= DEPTH else CONTINUE
 
 
-@njit(error_model="numpy")
+@helper
 def fill_sums(sums, pitch, pixels, vectors, bias):
     """sums[j, :] = bias, in whole vectors, for j < pixels."""
     lanes = lanes_of(sums)

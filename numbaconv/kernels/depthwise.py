@@ -13,9 +13,8 @@ shares are cut by shape alone and added in order: the same bits for any number o
 
 from __future__ import annotations
 
-from numba import njit
-
 from ..geometry import Geometry
+from .jit import helper
 from .launch import Address, Launch, NestKernel
 from .packing import clear
 from .pixels import pack_pixels, unpack_pixels
@@ -38,7 +37,7 @@ from .simd import (
 Strides = tuple[int, int, int, int]
 
 
-@njit(error_model="numpy")
+@helper
 def pack_taps(taps, weight, w_c, w_kh, w_kw, KH, KW, channels):
     """taps[(kh * KW + kw) * lanes + c] = weight[c, kh, kw]."""
     lanes = lanes_of(taps)
@@ -53,7 +52,7 @@ def pack_taps(taps, weight, w_c, w_kh, w_kw, KH, KW, channels):
                 store(taps, (kh * KW + kw) * lanes + c, load(weight, c * w_c + kh * w_kh + kw * w_kw))
 
 
-@njit(error_model="numpy")
+@helper
 def row_of_sums(out, out_step, count, strip, in_step, columns, taps, KW, vertical, horizontal, bias):
     """out[i * out_step] = bias + sum of taps * strip, vectors throughout, for i < count; up to 3 more are written.
 
@@ -137,7 +136,7 @@ def depthwise_forward(scratch, arguments, worker):
         unpack_pixels(sums, lanes, 0, OW, out, 0, y_c, y_h, y_w, 1, height, OW, channels, accumulate)
 
 
-@njit(error_model="numpy")
+@helper
 def taps_of(place, taps, stride, dilation, extent, first_row):
     """The taps k that a pixel at `place` = h + padding gets products from, in the form of :func:`row_of_sums`.
 
@@ -215,7 +214,7 @@ def depthwise_input_grad(scratch, arguments, worker):
         unpack_pixels(sums, lanes, 0, W, out, 0, x_c, x_h, x_w, 1, height, W, channels, accumulate)
 
 
-@njit(error_model="numpy")
+@helper
 def sum_taps(out, line, grads, height, width, steps, taps):
     """out[k] += sum over h < height, w < width of grads[h, w] * line[h, w, k], for k < min(taps, 3).
 

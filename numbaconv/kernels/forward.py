@@ -23,10 +23,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import gcd, prod
 
-from numba import njit
-
 from . import tiling
 from .gemm import ADD, BIASED, FRESH, multiply_panel
+from .jit import helper
 from .launch import Address, Launch, NestKernel
 from .packing import (
     add_bias,
@@ -349,7 +348,7 @@ def forward(scratch, arguments, worker):
                     done += part
 
 
-@njit(error_model="numpy")
+@helper
 def part_of(flat, n, ow, OW, done, width):
     """(image, first column, columns) of the next part of a block, `done` columns after its start at (n, ow).
 
@@ -404,22 +403,21 @@ def pack_weight(scratch, arguments, worker):
             for block in range(first, min(first + PANELS, blocks)):
                 from_here = moved(source, (block - first) * MR * w_row + c * w_channel)
                 rows, channels = min(MR, F - block * MR), min(step, C - c)
-                if not in_parts:
-                    here = moved(panel, (block - first) * a_pitch + c * taps * MR)
-                    pack_weight_panel(here, MR, rows, from_here, w_row, w_channel, w_kh, w_kw, channels, KH, KW)
-                    continue
-                for i in range(channels):
-                    # All taps are read at once, and each goes to the part it belongs to.
+                here = moved(panel, (block - first) * a_pitch + c * taps * MR)
+                # In parts, all taps of a channel are read at once, and each goes to the part it belongs to.
+                at_once = 1 if in_parts else channels
+                for i in range(0, channels, at_once):
                     pack_weight_panel(
-                        stage, MR, rows, moved(from_here, i * w_channel), w_row, w_channel, w_kh, w_kw, 1, KH, KW
-                    )
+                        stage if in_parts else here, MR, rows, moved(from_here, i * w_channel), w_row, w_channel, w_kh,
+                        w_kw, at_once, KH, KW,
+                    )  # fmt: skip
                     index = ((group * blocks + block) * C + c + i) * MR
-                    for t in range(taps):
+                    for t in range(taps if in_parts else 0):
                         place = load_integer(places, 2 * t) + index * load_integer(places, 2 * t + 1)
                         copy_few(moved(panels, place), moved(stage, t * MR), MR, MR)
 
 
-@njit(error_model="numpy")
+@helper
 def place_parts(places, plane, KH, KW, every_h, every_w):
     """places[2 * t], places[2 * t + 1]: where tap t of the first panel's first channel belongs, over how many taps.
 

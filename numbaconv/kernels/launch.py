@@ -21,7 +21,7 @@ from numba.core.ccallback import CFunc
 from numba.extending import intrinsic
 
 from ..arrays import Array
-from .jit import cached, compiling, turn
+from .jit import cached, compiling, helper, turn
 
 NUMBA_DTYPES = {np.dtype(np.float32): types.float32, np.dtype(np.float64): types.float64}
 OPTIONS = {"error_model": "numpy", "nopython": True}
@@ -45,7 +45,7 @@ def call(typingctx, address, scratch, arguments, worker):
 HEADER = 4
 
 
-@njit(error_model="numpy")
+@helper
 def fill_addresses(sources, program, arguments):
     """arguments = the program's, with sources[source] + offset where an address belongs."""
     launches, slots = program[0], program[1]
@@ -57,7 +57,7 @@ def fill_addresses(sources, program, arguments):
         arguments[program[place]] = sources[program[place + 1]] + program[place + 2]
 
 
-@njit(error_model="numpy")
+@helper
 def prepare(a, b, c, out, program, memory):
     """(arguments, address of the workers' scratch), or (no arguments, 0) where an array is not aligned."""
     # Addresses are unsigned, and unsigned with signed would be a float.

@@ -5,8 +5,7 @@ lies together in memory. A run is a stretch of pixels with one a and b. Offsets 
 Padding is a zero that is stored; memory outside the arrays is never read.
 """
 
-from numba import njit
-
+from .jit import helper
 from .simd import (
     lanes_of,
     load,
@@ -27,7 +26,7 @@ from .simd import (
 )
 
 
-@njit(error_model="numpy")
+@helper
 def copy_run(destination, source, step, first, last, count):
     """destination[i] = source[i * step] if first <= i < last else 0, for i < count.
 
@@ -58,14 +57,14 @@ def copy_run(destination, source, step, first, last, count):
         clear(moved(destination, last), count - last)
 
 
-@njit(error_model="numpy")
+@helper
 def clear(destination, count):
     """destination[i] = 0 for i < count. May write up to lanes - 1 elements more."""
     for i in range(0, count, lanes_of(destination)):
         vector_store(destination, i, vector_zero(destination))
 
 
-@njit(error_model="numpy")
+@helper
 def inside(start, step, extent, count):
     """(first, last): the i < count with 0 <= start + i * step < extent are first <= i < last. step > 0."""
     if step == 1:  # a division costs as much as the run of a small image
@@ -76,7 +75,7 @@ def inside(start, step, extent, count):
     return first, max(first, min(last, count))
 
 
-@njit(error_model="numpy")
+@helper
 def fill_channels(destination, pitch, source, step, first, last, count, channels):
     """destination[c * pitch + i] = source[c + i * step] if first <= i < last else 0.
 
@@ -91,7 +90,7 @@ def fill_channels(destination, pitch, source, step, first, last, count, channels
         transpose_block(moved(destination, i), pitch, moved(source, i * step), step, rows, channels)
 
 
-@njit(error_model="numpy")
+@helper
 def pack_strip(
     strip, pitch, x, x_n, x_c, x_h, x_w, H, W, channels, phases_h, phases_w, stride_h, stride_w, base_h, base_w,
     step_h, step_w, images, rows, columns, batch, top, left,
@@ -168,7 +167,7 @@ def pack_strip(
                             clear(moved(line, last * batch), (columns - last) * batch)
 
 
-@njit(error_model="numpy")
+@helper
 def places_of(plane, step, base_w, step_w):
     """Where a strip has the columns of remainder 0 to 3 modulo the step: column b * step_w of a tap is in plane b."""
     place_0, place_1, place_2, place_3 = 0, 0, 0, 0
@@ -185,7 +184,7 @@ def places_of(plane, step, base_w, step_w):
     return place_0, place_1, place_2, place_3
 
 
-@njit(error_model="numpy")
+@helper
 def copy_rows(destination, pitch, source, step, rows, first, last, columns):
     """destination[v * pitch + u] = source[v * step + u] if first <= u < last else 0, for v < rows, u < columns.
 
@@ -205,7 +204,7 @@ def copy_rows(destination, pitch, source, step, rows, first, last, columns):
                 out, line = moved(out, pitch), moved(line, step)
 
 
-@njit(error_model="numpy")
+@helper
 def copy_split(destination, places, pitch, source, row_step, rows, first, last, columns, step):
     """destination[places[r] + v * pitch + u] = source[v * row_step + j], j = u * step + r, if first <= j < last else 0.
 
@@ -237,7 +236,7 @@ def copy_split(destination, places, pitch, source, row_step, rows, first, last, 
             out, line = moved(out, pitch), moved(line, row_step)
 
 
-@njit(error_model="numpy")
+@helper
 def put(destination, place, value, room):
     """destination[place + i] = value[i] for i < room, or a whole vector, if there is a place."""
     if place >= 0:
@@ -247,7 +246,7 @@ def put(destination, place, value, room):
             vector_store_first(destination, place, value, room)
 
 
-@njit(error_model="numpy")
+@helper
 def compress_taps(panel, pitch, strip, table, taps, images, rows, columns, strip_rows, strip_columns):
     """panel[t * pitch + (n * rows + v) * columns + u] = strip[table[t] + (n * strip_rows + v) * strip_columns + u].
 
@@ -268,7 +267,7 @@ def compress_taps(panel, pitch, strip, table, taps, images, rows, columns, strip
         vector_store(line, 0, vector_zero(line))
 
 
-@njit(error_model="numpy")
+@helper
 def add_bias(sums, pitch, filters, columns, bias, bias_step):
     """sums[f, :columns] += bias[f], and up to lanes - 1 columns more."""
     for f in range(filters):
@@ -277,7 +276,7 @@ def add_bias(sums, pitch, filters, columns, bias, bias_step):
             vector_store(sums, f * pitch + j, vector_add(vector_load(sums, f * pitch + j), value))
 
 
-@njit(error_model="numpy")
+@helper
 def unpack_sums(
     sums, pitch, filters, y, y_n, y_f, y_h, y_w, images, rows, columns, strip_rows, strip_columns, batch,
     accumulate,
@@ -311,7 +310,7 @@ def unpack_sums(
                         write_run(moved(out, f * y_f + w * y_w), y_n, pixel, batch, accumulate)
 
 
-@njit(error_model="numpy")
+@helper
 def write_run(destination, step, source, count, accumulate):
     """destination[i * step] (+)= source[i] for i < count, and nothing else."""
     lanes = lanes_of(destination)
@@ -333,7 +332,7 @@ def write_run(destination, step, source, count, accumulate):
         vector_store_first(destination, whole, value, count - whole)
 
 
-@njit(error_model="numpy")
+@helper
 def pack_weight_panel(panel, MR, rows, weight, w_row, w_channel, w_kh, w_kw, channels, KH, KW):
     """panel[((c * KH + kh) * KW + kw) * MR + r] = weight[r, c, kh, kw] for r < rows, and 0 for r < MR."""
     lanes = lanes_of(panel)
@@ -374,7 +373,7 @@ def pack_weight_panel(panel, MR, rows, weight, w_row, w_channel, w_kh, w_kw, cha
                 store(panel, i * MR + r, zero_of(panel))
 
 
-@njit(error_model="numpy")
+@helper
 def pack_filters_side_by_side(panels, pitch, MR, rows, weight, w_channel, channels):
     """panels[r // MR * pitch + c * MR + r % MR] = weight[c * w_channel + r] for r < rows, and 0 up to whole panels."""
     for c in range(channels):
@@ -382,7 +381,7 @@ def pack_filters_side_by_side(panels, pitch, MR, rows, weight, w_channel, channe
             copy_few(moved(panels, r // MR * pitch + c * MR), moved(weight, c * w_channel + r), min(MR, rows - r), MR)
 
 
-@njit(error_model="numpy")
+@helper
 def copy_few(destination, source, count, room):
     """destination[i] = source[i] for i < count, 0 for count <= i < room, and nothing else; few vectors."""
     lanes = lanes_of(destination)

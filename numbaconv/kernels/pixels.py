@@ -3,8 +3,7 @@
 What layout, padding and strides an activation has ends here, as it does in :mod:`.packing` for pixels side by side.
 """
 
-from numba import njit
-
+from .jit import helper
 from .packing import clear, copy_few, copy_rows, copy_run, inside, write_run
 from .simd import (
     lanes_of,
@@ -22,7 +21,7 @@ from .simd import (
 )
 
 
-@njit(error_model="numpy")
+@helper
 def pack_pixels(strip, pitch, x, x_n, x_c, x_h, x_w, H, W, images, rows, columns, channels, top, left):
     """strip[((n * rows + v) * columns + u) * pitch + c] = x[n, c, top + v, left + u], or 0 outside the image.
 
@@ -88,7 +87,7 @@ def pack_pixels(strip, pitch, x, x_n, x_c, x_h, x_w, H, W, images, rows, columns
             clear(moved(line, last * pitch), (columns - last) * pitch)
 
 
-@njit(error_model="numpy")
+@helper
 def merge_channels(line, source, step, pixels, channels):
     """line[u * channels + c] = source[c * step + u] for u < pixels and c < channels, 1 to 4 of them."""
     lanes = lanes_of(line)
@@ -110,7 +109,7 @@ def merge_channels(line, source, step, pixels, channels):
             vector_store_merged(out, (first, second, third, fourth), count)
 
 
-@njit(error_model="numpy")
+@helper
 def clear_first(destination, count):
     """destination[i] = 0 for i < count, and nothing else."""
     lanes = lanes_of(destination)
@@ -118,7 +117,7 @@ def clear_first(destination, count):
         vector_store_first(destination, i, vector_zero(destination), min(lanes, count - i))
 
 
-@njit(error_model="numpy")
+@helper
 def unpack_pixels(pixels, pitch, image, columns, y, y_n, y_c, y_h, y_w, images, height, width, channels, accumulate):
     """y[n, c, h, w] (+)= pixels[n * image + (h * columns + w) * pitch + c].
 
@@ -163,14 +162,14 @@ def unpack_pixels(pixels, pitch, image, columns, y, y_n, y_c, y_h, y_w, images, 
                     write_run(moved(out, w * y_w), y_c, moved(source, w * pitch), channels, accumulate)
 
 
-@njit(error_model="numpy")
+@helper
 def add_column(destination, source, step, count):
     """destination[i] += source[i * step] for i < count."""
     for i in range(count):
         store(destination, i, load(destination, i) + load(source, i * step))
 
 
-@njit(error_model="numpy")
+@helper
 def pack_output_grad(panel, MR, dy, y_n, y_f, y_h, y_w, images, rows, columns, filters):
     """panel[((n * rows + oh) * columns + ow) * MR + f] = dy[n, f, oh, ow] for f < filters <= MR, and 0 for f < MR."""
     lanes = lanes_of(panel)
@@ -203,7 +202,7 @@ def pack_output_grad(panel, MR, dy, y_n, y_f, y_h, y_w, images, rows, columns, f
                         store(out, w * MR + r, load(source, r * y_f + w * y_w))
 
 
-@njit(error_model="numpy")
+@helper
 def turn_panel(panel, pitch, source, step, rows, columns):
     """panel[j * pitch + r] = source[r * step + j] for r < rows <= MR, which may be more than lanes, and j < columns."""
     lanes = lanes_of(panel)

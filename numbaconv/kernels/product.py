@@ -8,10 +8,8 @@ It starts from 0 (FRESH), or from what c holds (CONTINUE), or from 0 and is adde
 of sums of sums grow more slowly with the number of terms.
 """
 
-from numba import njit
-
 from . import tiling
-from .jit import named
+from .jit import helper, named
 from .simd import lanes_of, moved
 from .tiles import tile_add, tile_load, tile_multiply_add, tile_store, tile_zero
 
@@ -24,7 +22,7 @@ VECTORS = tiling.FILTERS_VECTORS
 def make_micro_kernel(rows, vectors):
     """Micro-kernel of a tile of `rows` x `vectors` vectors; the tile stays in registers."""
 
-    @njit(error_model="numpy")
+    @helper
     @named(rows, vectors)
     def micro_kernel(depth, width, a, a_row, a_block, a_step, b, b_block, c, c_row, c_block, mode):
         lanes = lanes_of(c)
@@ -51,7 +49,7 @@ tail_wide, tail_1 = make_micro_kernel(4, VECTORS), make_micro_kernel(4, 1)
 tail_2 = make_micro_kernel(4, 2) if VECTORS > 2 else tail_wide
 
 
-@njit(error_model="numpy")
+@helper
 def product(rows, vectors, depth, width, a, a_row, a_block, a_step, b, b_block, c, c_row, c_block, mode):
     """c[:rows, :vectors * lanes] (= if FRESH, else +=) the product; c and a have room for rows rounded up to MR."""
     i = 0
@@ -78,7 +76,7 @@ def product(rows, vectors, depth, width, a, a_row, a_block, a_step, b, b_block, 
         i += step
 
 
-@njit(error_model="numpy")
+@helper
 def rows_read(rows):
     """Rows of a that :func:`product` reads, those of whole register tiles."""
     whole, left = rows // MR * MR, rows % MR

@@ -22,11 +22,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from numba import njit
-
 from ..geometry import Geometry
 from . import tiling
 from .gemm import ADD, FRESH, multiply_panel
+from .jit import helper
 from .launch import Address, Launch, NestKernel
 from .packing import write_run
 from .pixels import pack_output_grad, pack_pixels
@@ -224,7 +223,7 @@ def weight_grad(scratch, arguments, worker):
                     )  # fmt: skip
 
 
-@njit(error_model="numpy")
+@helper
 def fill_table(table, images, rows, columns, strip_rows, strip_columns, stride_h, stride_w, channels):
     """table[(n * rows + v) * columns + u] = where output (n, v, u) reads tap 0 in a strip of so many channels."""
     for v in range(images * rows):
@@ -234,7 +233,7 @@ def fill_table(table, images, rows, columns, strip_rows, strip_columns, stride_h
             store_integer(table, v * columns + u, start + u * stride_w * channels)
 
 
-@njit(error_model="numpy")
+@helper
 def gather_taps(
     gathering, line, strip, images, rows, columns, KH, row, strip_rows, strip_pitch, stride_h, step, dilation_h
 ):
@@ -326,7 +325,7 @@ def add_shares(scratch, arguments, worker):
                 out = moved(out, w_f)
 
 
-@njit(error_model="numpy")
+@helper
 def add_up(total, partial, shares, pitch, count):
     """total[i] = sum over s < shares of partial[s * pitch + i], in order, for i < count; 0 for i < lanes."""
     value = vector_load_first(partial, 0, count)

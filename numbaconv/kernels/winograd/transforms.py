@@ -10,11 +10,11 @@ from __future__ import annotations
 from fractions import Fraction
 
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 
 from ..emit import Vector, emit_load, emit_multiply_add, emit_store, vector_of
-from ..jit import named
+from ..jit import helper, named
 from ..packing import clear
 from ..pixels import pack_pixels, unpack_pixels
 from ..simd import (
@@ -129,7 +129,7 @@ def make_tile_transform(kind, m, size):
     """Transform of all tiles of size x size that begin m apart."""
     n = m + TAPS - 1
 
-    @njit(error_model="numpy")
+    @helper
     @named(kind, m, size)
     def transform_tiles(
         destination, plane, tile_pitch, block_pitch, strip, lines, x, x_n, x_c, x_h, x_w, H, W,
@@ -169,7 +169,7 @@ def make_filter_transform(m):
     """Transform of filters of 3 x 3 taps."""
     n = m + TAPS - 1
 
-    @njit(error_model="numpy")
+    @helper
     @named(m)
     def transform_filters(destination, plane, block_pitch, stage, weight, w_row, w_channel, w_kh, w_kw, rows, channels):
         """destination[(i, j) * plane + r // lanes * block_pitch + c * lanes + r % lanes] = element (i, j) of (r, c).
@@ -195,7 +195,7 @@ def make_filter_transform(m):
     return transform_filters
 
 
-@njit(error_model="numpy")
+@helper
 def pack_filters(stage, weight, w_row, w_channel, w_kh, w_kw, rows, channels):
     """stage[((c * 3 + kh) * 3 + kw) * lanes + r] = weight[r, c, kh, kw] for r < rows, at most lanes."""
     lanes = lanes_of(stage)
@@ -224,7 +224,7 @@ def make_output_transform(m):
     """Transform of sums back to tiles of m x m outputs."""
     n = m + TAPS - 1
 
-    @njit(error_model="numpy")
+    @helper
     @named(m)
     def transform_output(
         sums, plane, block_pitch, strip, lines, bias, y, y_n, y_f, y_h, y_w, OH, OW, images, rows, columns, filters,

@@ -15,11 +15,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from numba import njit
-
 from ...geometry import Geometry
 from .. import tiling, weight_grad
-from ..jit import named
+from ..jit import helper, named
 from ..launch import Address, Launch, NestKernel
 from ..packing import clear
 from ..product import ADD, FRESH, product, rows_read
@@ -95,7 +93,7 @@ def make_kernel(m):
     transform_x = make_tile_transform(INPUT, m, n)
     transform_dy = make_tile_transform(GRAD, m, m)
 
-    @njit(error_model="numpy")
+    @helper
     @named(m)
     def transform_taps(sums, plane, block_pitch, lines, f, c, out, step):
         """out[(kh * step_h + kw * step_w) + i] = the taps that the sums of filter f and channel c + i give.
