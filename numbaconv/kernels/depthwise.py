@@ -13,6 +13,8 @@ shares are cut by shape alone and added in order: the same bits for any number o
 
 from __future__ import annotations
 
+from functools import partial
+
 from ..geometry import Geometry
 from .jit import helper
 from .launch import Address, Launch, NestKernel
@@ -35,6 +37,9 @@ from .simd import (
 )
 
 Strides = tuple[int, int, int, int]
+
+# At level 2 the forward pass takes 6 to 12% longer.
+depthwise_kernel = partial(NestKernel, level=3)
 
 
 @helper
@@ -89,7 +94,7 @@ SHAPE = (
 SHAPE_COUNT = len(SHAPE)
 
 
-@NestKernel
+@depthwise_kernel
 def depthwise_forward(scratch, arguments, worker):
     """Pieces: image, block of channels, block of `rows` rows of y."""
     (
@@ -159,7 +164,7 @@ def taps_of(place, taps, stride, dilation, extent, first_row):
     return k, step, count, row - first_row, -back
 
 
-@NestKernel
+@depthwise_kernel
 def depthwise_input_grad(scratch, arguments, worker):
     """x is dx and y is dy here. Pieces: image, block of channels, block of `rows` rows of dx.
 
@@ -241,7 +246,7 @@ def sum_taps(out, line, grads, height, width, steps, taps):
     vector_store(out, last * lanes, sum2)
 
 
-@NestKernel
+@depthwise_kernel
 def depthwise_weight_grad(scratch, arguments, worker):
     """Pieces: share of the images and blocks of rows; sums go to partial[share][c block][tap]."""
     (

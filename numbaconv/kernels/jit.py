@@ -146,7 +146,7 @@ helper = numba.njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapp
 def optimization(level: int) -> Iterator[None]:
     """LLVM's optimization level, if it is at Numba's default; to be held with the compiler's lock.
 
-    Kernels are as fast at 2 as at 3, since their vectors and tiles are explicit, and compile in 3/4 of the time.
+    Most kernels are as fast at 2 as at 3, since their vectors and tiles are explicit, and compile in 3/4 of the time.
     """
     before = config.OPT
     registry.cpu_target.target_context.codegen()  # its code generator, which stays, is made at the default
@@ -159,8 +159,8 @@ def optimization(level: int) -> Iterator[None]:
 
 
 @contextmanager
-def compiling() -> Iterator[None]:
-    """Numba's compiler for this thread alone, and Ctrl-C held back until it is done.
+def compiling(level: int = 2) -> Iterator[None]:
+    """Numba's compiler for this thread alone, at this level of LLVM, and Ctrl-C held back until it is done.
 
     An interrupt while Numba installs its types leaves some out, and nothing compiles in that process any more.
     """
@@ -178,7 +178,7 @@ def compiling() -> Iterator[None]:
     if holds:
         signal.signal(signal.SIGINT, hold)
     try:
-        with global_compiler_lock, optimization(2):
+        with global_compiler_lock, optimization(level):
             yield
     finally:
         if holds:

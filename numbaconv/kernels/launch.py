@@ -125,10 +125,12 @@ class NestKernel:
     ----------
     function : callable
         Takes (scratch, arguments, worker): a pointer to elements of the dtype, a pointer to int64, an int.
+    level : int
+        LLVM's level of optimization.
     """
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function = function
+    def __init__(self, function: Callable[..., Any], level: int = 2) -> None:
+        self.function, self.level = function, level
         self.__name__, self.__doc__ = function.__name__, function.__doc__
         self._compiled: dict[np.dtype, CFunc] = {}
 
@@ -136,7 +138,7 @@ class NestKernel:
         """The address of its machine code, compiled or loaded on first use."""
         function = self._compiled.get(dtype)
         if function is None:
-            with compiling():  # several first calls at once: one compiles
+            with compiling(self.level):  # several first calls at once: one compiles
                 function = self._compiled.get(dtype)
                 if function is None:
                     kinds = (types.CPointer(NUMBA_DTYPES[dtype]), types.CPointer(types.int64), types.int64)
