@@ -56,12 +56,11 @@ class Part:
 
     def before(self) -> int:
         """Taps of the problems that come before this one, row by row of `first`."""
-        rows, columns = (
-            [len(range(first, taps, every)) for first in range(every)]
-            for taps, every in zip(self.taps, self.every, strict=True)
-        )
+        # Of `taps` there are taps // every with each remainder, and one more with the first taps % every.
+        (whole_h, rest_h), (whole_w, rest_w) = (divmod(t, e) for t, e in zip(self.taps, self.every, strict=True))
         h, w = self.first
-        return sum(rows[:h]) * sum(columns) + rows[h] * sum(columns[:w])
+        rows_above, rows = whole_h * h + min(h, rest_h), whole_h + (h < rest_h)
+        return rows_above * self.taps[1] + rows * (whole_w * w + min(w, rest_w))
 
 
 @dataclass(frozen=True)
