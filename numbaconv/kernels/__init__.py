@@ -16,10 +16,11 @@ matrices, in one nest::
         product          a panel of MR filters by all pixels of the block                        gemm
           micro-kernel   MR filters by NR pixels in registers, one multiply-add per product      gemm, tiles, tiling
 
-:mod:`.forward` has this nest for y, :mod:`.input_grad` shows that dx is the same nest on dy, and :mod:`.weight_grad`
-has it with pixels as the index that is summed. :mod:`.channels_last` turns the product round for NHWC: pixels by
-filters, with :mod:`.product` in the place of :mod:`.gemm`. :mod:`.depthwise` and :mod:`.bias_grad` have nothing to
-tile. :mod:`.winograd` computes 3 x 3 kernels at stride 1 with fewer products.
+:mod:`.forward` has this nest for y, with the weight in :mod:`.weight_panels`; :mod:`.input_grad` shows that dx is the
+same nest on dy, a :mod:`.problem` for each phase; and :mod:`.weight_grad` has it with pixels as the index that is
+summed. :mod:`.channels_last` turns the product round for NHWC: pixels by filters, with :mod:`.product` in the place of
+:mod:`.gemm`. :mod:`.depthwise` and :mod:`.bias_grad` have nothing to tile. :mod:`.winograd` computes 3 x 3 kernels at
+stride 1 with fewer products.
 
 :mod:`.simd` and :mod:`.tiles` are the instructions, each with its scalar meaning, and :mod:`.emit` is how LLVM spells
 them. :mod:`.launch` starts kernels, :mod:`.jit` compiles and keeps them.

@@ -21,11 +21,11 @@ from dataclasses import dataclass
 from math import prod
 
 from . import tiling
-from .forward import Product
 from .jit import helper
 from .launch import Address, Launch, NestKernel
 from .packing import clear
 from .pixels import pack_pixels, unpack_pixels
+from .problem import Product
 from .product import ADD, CONTINUE, FRESH, product
 from .simd import (
     claim,

@@ -20,107 +20,19 @@ piece: the same bits for any number of threads.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from math import gcd, prod
+from dataclasses import dataclass
+from math import prod
 
 from . import tiling
 from .gemm import ADD, BIASED, FRESH, multiply_panel
 from .jit import helper
 from .launch import Address, Launch, NestKernel
-from .packing import (
-    add_bias,
-    compress_taps,
-    copy_few,
-    pack_filters_side_by_side,
-    pack_strip,
-    pack_weight_panel,
-    unpack_sums,
-)
-from .simd import claim, integers, lanes_of, load_integer, moved, pointer, store_integer, unpacked
+from .packing import add_bias, compress_taps, pack_strip, pack_weight_panel, unpack_sums
+from .problem import Product
+from .simd import claim, integers, lanes_of, moved, pointer, store_integer, unpacked
+from .weight_panels import packing, panel_elements
 
 MR = tiling.MR
-# Panels that are packed as one piece of work, and channels at a time: of filters side by side, some cache lines.
-PANELS, CHANNELS = 8, 16
-
-
-@dataclass(frozen=True)
-class Part:
-    """The taps of a kernel that one of several problems has: those from `first` on, each `every`-th, along each axis.
-
-    The problems of all `first` below `every` share the kernel's `taps` among themselves.
-    """
-
-    taps: tuple[int, int]
-    first: tuple[int, int]
-    every: tuple[int, int]
-
-    def before(self) -> int:
-        """Taps of the problems that come before this one, row by row of `first`."""
-        # Of `taps` there are taps // every with each remainder, and one more with the first taps % every.
-        (whole_h, rest_h), (whole_w, rest_w) = (divmod(t, e) for t, e in zip(self.taps, self.every, strict=True))
-        h, w = self.first
-        rows_above, rows = whole_h * h + min(h, rest_h), whole_h + (h < rest_h)
-        return rows_above * self.taps[1] + rows * (whole_w * w + min(w, rest_w))
-
-
-@dataclass(frozen=True)
-class Product:
-    """One dense problem of the nest: y[f, pixel] from x[c, what (kh, kw) reads], per group.
-
-    `x`, `weight` and `y` name arrays; strides count elements and follow (n, c, h, w), (group, f, c, kh, kw) and
-    (n, f, h, w). C and F are those of one group. Output pixel (oh, ow) reads row oh * stride + offset + kh * dilation.
-    """
-
-    x: str
-    x_strides: tuple[int, int, int, int]
-    H: int
-    W: int
-    weight: Address
-    w_strides: tuple[int, int, int, int, int]
-    bias: str | None
-    bias_step: int
-    y: Address
-    y_strides: tuple[int, int, int, int]
-    N: int
-    C: int
-    F: int
-    OH: int
-    OW: int
-    KH: int
-    KW: int
-    groups: int
-    stride: tuple[int, int]
-    offset: tuple[int, int]
-    dilation: tuple[int, int]
-    accumulate: bool
-    part: Part | None = None
-
-    def arguments(self) -> dict[str, int | Address]:
-        """The problem as the arguments of a kernel, by name."""
-        values: dict[str, int | Address] = {"x": Address(self.x), "weight": self.weight, "y": self.y}
-        values |= {"bias": 0 if self.bias is None else Address(self.bias), "bias_f": self.bias_step}
-        values |= dict(zip(("x_n", "x_c", "x_h", "x_w"), self.x_strides, strict=True))
-        values |= dict(zip(("w_group", "w_row", "w_channel", "w_kh", "w_kw"), self.w_strides, strict=True))
-        values |= dict(zip(("y_n", "y_f", "y_h", "y_w"), self.y_strides, strict=True))
-        for name in ("H", "W", "N", "C", "F", "OH", "OW", "KH", "KW", "groups", "accumulate"):
-            values[name] = getattr(self, name)
-        for name, pair in (("stride", self.stride), ("offset", self.offset), ("dilation", self.dilation)):
-            values |= {f"{name}_h": pair[0], f"{name}_w": pair[1]}
-        for name, axis in (("h", 0), ("w", 1)):
-            values |= {f"phases_{name}": self.phases(axis), f"reach_{name}": self.reach(axis)}
-        return values
-
-    def reach(self, axis: int) -> int:
-        """Rows (axis 0) or columns (axis 1) of a strip beyond those of its outputs."""
-        taps = (self.KH, self.KW)[axis]
-        return max(0, taps - 1) * abs(self.dilation[axis]) // self.stride[axis]
-
-    def phases(self, axis: int) -> int:
-        """Remainders modulo the stride that the taps of an axis have: those of the first so many taps."""
-        return min((self.KH, self.KW)[axis], self.stride[axis] // gcd(*self._step(axis)))
-
-    def _step(self, axis: int) -> tuple[int, int]:
-        return self.stride[axis], abs(self.dilation[axis])
 
 
 @dataclass(frozen=True)
@@ -170,25 +82,7 @@ def launches(products: list[tuple[Product, Blocking]]) -> list[Launch]:
         values |= {"strip_pitch": b.strip_pitch, "pitch": b.pitch, "flat": b.flat, "group_size": b.group}
         multiplying.append(Launch(forward, FORWARD, values, p.groups * -(-p.F // b.MC) * blocks(p, b)))
     packed = [p for p, b in products if b.packed and p.C > 0]
-    return ([_packing(packed[0])] if packed else []) + multiplying
-
-
-def _whole(p: Product) -> Product:
-    """The problem with all the taps of its kernel, as far as the weight goes."""
-    if p.part is None:
-        return p
-    (KH, KW), (h, w), (every_h, every_w) = p.part.taps, p.part.first, p.part.every
-    w_kh, w_kw = p.w_strides[3] // every_h, p.w_strides[4] // every_w
-    start = Address(p.weight.name, p.weight.offset - h * w_kh - w * w_kw)
-    return replace(p, weight=start, w_strides=(*p.w_strides[:3], w_kh, w_kw), KH=KH, KW=KW)
-
-
-def _packing(p: Product) -> Launch:
-    every_h, every_w = p.part.every if p.part else (1, 1)
-    p = _whole(p)
-    values = p.arguments() | {"panels": Address("panels")}
-    values |= {"every_h": min(every_h, p.KH), "every_w": min(every_w, p.KW)}
-    return Launch(pack_weight, PACK_WEIGHT, values, p.groups * -(-p.F // (MR * PANELS)))
+    return ([packing(packed[0])] if packed else []) + multiplying
 
 
 def blocks(p: Product, b: Blocking) -> int:
@@ -197,17 +91,6 @@ def blocks(p: Product, b: Blocking) -> int:
         return -(-p.N * p.OW // b.columns)
     steps = (p.N, b.images * b.batch), (p.OH, b.rows), (p.OW, b.columns)
     return prod(-(-extent // step) for extent, step in steps)
-
-
-def panel_elements(p: Product, taps: int) -> int:
-    """Elements of so many taps of the packed weight."""
-    return p.groups * -(-p.F // MR) * MR * p.C * taps
-
-
-def stage_elements(p: Product) -> int:
-    """Elements of scratch of a worker that packs parts: the taps of a panel, and where they belong."""
-    taps = prod(p.part.taps) if p.part else 0
-    return taps * (MR + 2 * 2)
 
 
 FORWARD = (
@@ -357,78 +240,3 @@ def part_of(flat, n, ow, OW, done, width):
         return n, ow, width
     images, left = divmod(ow + done, OW)
     return n + images, left, min(OW - left, width - done)
-
-
-PACK_WEIGHT = (
-    "counter", "weight", "w_group", "w_row", "w_channel", "w_kh", "w_kw", "panels", "groups", "F", "C", "KH", "KW",
-    "every_h", "every_w", "scratch_size",
-)  # fmt: skip
-PACK_WEIGHT_COUNT = len(PACK_WEIGHT)
-
-
-@NestKernel
-def pack_weight(scratch, arguments, worker):
-    """Panels of MR filters, [group][filter // MR][c, kh, kw][filter % MR]: `a` of :mod:`.gemm`.
-
-    Or, where every_h * every_w > 1, such panels for each part of the taps, one part after the other.
-    """
-    (
-        _, weight_address, w_group, w_row, w_channel, w_kh, w_kw, panels_address, groups, F, C, KH, KW,
-        every_h, every_w, scratch_size,
-    ) = unpacked(arguments, PACK_WEIGHT_COUNT)  # fmt: skip
-    weight, panels = pointer(weight_address, scratch), pointer(panels_address, scratch)
-    blocks = (F + MR - 1) // MR
-    taps = KH * KW
-    a_pitch = C * taps * MR
-    in_parts = every_h * every_w > 1
-    stage = moved(scratch, worker * scratch_size)
-    places = integers(moved(stage, taps * MR))
-    if in_parts:
-        place_parts(places, groups * blocks * C * MR, KH, KW, every_h, every_w)
-    while True:
-        piece = claim(arguments)
-        if piece >= groups * ((blocks + PANELS - 1) // PANELS):
-            return 0
-        group, part = divmod(piece, (blocks + PANELS - 1) // PANELS)
-        first = part * PANELS
-        panel = moved(panels, (group * blocks + first) * a_pitch)
-        source = moved(weight, group * w_group + first * MR * w_row)
-        if w_row == 1 and taps == 1:
-            pack_filters_side_by_side(panel, a_pitch, MR, min(PANELS * MR, F - first * MR), source, w_channel, C)
-            continue
-        # Filters that lie nearer to each other than channels, as in the input gradient, are read together.
-        step = max(C, 1) if w_channel < w_row else CHANNELS
-        for c in range(0, C, step):
-            for block in range(first, min(first + PANELS, blocks)):
-                from_here = moved(source, (block - first) * MR * w_row + c * w_channel)
-                rows, channels = min(MR, F - block * MR), min(step, C - c)
-                here = moved(panel, (block - first) * a_pitch + c * taps * MR)
-                # In parts, all taps of a channel are read at once, and each goes to the part it belongs to.
-                at_once = 1 if in_parts else channels
-                for i in range(0, channels, at_once):
-                    pack_weight_panel(
-                        stage if in_parts else here, MR, rows, moved(from_here, i * w_channel), w_row, w_channel, w_kh,
-                        w_kw, at_once, KH, KW,
-                    )  # fmt: skip
-                    index = ((group * blocks + block) * C + c + i) * MR
-                    for t in range(taps if in_parts else 0):
-                        place = load_integer(places, 2 * t) + index * load_integer(places, 2 * t + 1)
-                        copy_few(moved(panels, place), moved(stage, t * MR), MR, MR)
-
-
-@helper
-def place_parts(places, plane, KH, KW, every_h, every_w):
-    """places[2 * t], places[2 * t + 1]: where tap t of the first panel's first channel belongs, over how many taps.
-
-    A tap of all panels takes `plane` elements. Parts are those of :class:`Part`, in its order.
-    """
-    before = 0
-    for a in range(min(every_h, KH)):
-        for b in range(min(every_w, KW)):
-            rows, columns = (KH - a + every_h - 1) // every_h, (KW - b + every_w - 1) // every_w
-            for kh in range(rows):
-                for kw in range(columns):
-                    t = (a + kh * every_h) * KW + b + kw * every_w
-                    store_integer(places, 2 * t, before * plane + (kh * columns + kw) * MR)
-                    store_integer(places, 2 * t + 1, rows * columns)
-            before += rows * columns

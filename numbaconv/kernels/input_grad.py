@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 from math import gcd
 
 from ..geometry import Geometry
-from .forward import Part, Product
 from .launch import Address
+from .problem import Part, Product
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ import numpy as np
 from numba.core import config
 
 from ..geometry import Geometry
-from ..kernels import bias_grad, forward, input_grad, loops, tiling, weight_grad
+from ..kernels import bias_grad, forward, input_grad, loops, tiling, weight_grad, weight_panels
 from ..kernels import channels_last as channels_last_kernels
 from ..kernels import depthwise as depthwise_kernels
-from ..kernels.forward import Product
 from ..kernels.launch import Address, Launch, Program, entry_point
+from ..kernels.problem import Product
 from ..kernels.winograd import forward as winograd_forward
 from ..kernels.winograd import weight_grad as winograd_weight_grad
 from . import channels_last, depthwise, direct, winograd
@@ -240,7 +240,7 @@ def _turned(g: Geometry, w: Strides, flip: bool) -> tuple[int, Strides]:
 def kernels() -> list[tuple[str, Callable[[np.dtype], object]]]:
     """Everything there is to compile: (name, what compiles it for a dtype)."""
     nests = (
-        forward.pack_weight,
+        weight_panels.pack_weight,
         forward.forward,
         channels_last_kernels.pack_vectors,
         channels_last_kernels.channels_last,

@@ -10,8 +10,8 @@ from numba.core import config
 from ..arrays import Array
 from ..geometry import Geometry
 from ..kernels import loops, tiling
-from ..kernels.forward import Product
 from ..kernels.launch import Address, Program
+from ..kernels.problem import Product
 
 Strides = tuple[int, int, int, int]
 Axes = tuple[int, int, int, int]

@@ -9,8 +9,8 @@ import numpy as np
 
 from ..geometry import LAYOUTS
 from ..kernels import channels_last, tiling
-from ..kernels.forward import Product
 from ..kernels.launch import Program
+from ..kernels.problem import Product
 from .base import Axes, Plan, enough_work, even_blocks, pieces_of_output, round_up, upright
 
 # Output pixels of a block: their sums for MC filters are at most 192 KiB.

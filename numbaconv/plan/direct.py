@@ -8,10 +8,10 @@ from math import prod
 import numpy as np
 
 from ..geometry import LAYOUTS, Geometry
-from ..kernels import forward, tiling, weight_grad
-from ..kernels.forward import Product
+from ..kernels import forward, tiling, weight_grad, weight_panels
 from ..kernels.gemm import EXACT_ROWS
 from ..kernels.launch import Program
+from ..kernels.problem import Product
 from .base import PIECES, Axes, Plan, Strides, enough_work, even_blocks, pieces_of_output, round_up
 
 # Multiply-adds that cost as much as copying a vector of the taps of a pixel beside the others.
@@ -200,8 +200,8 @@ def plan_products(plan: Plan, products: list[Product], names: tuple[str, ...]) -
     packed = any(b.packed for b in blockings)
     blockings = [replace(b, packed=packed) for b in blockings]
     launches = forward.launches(list(zip(products, blockings, strict=True)))
-    scratch = max(max(b.scratch(p), forward.stage_elements(p)) for p, b in zip(products, blockings, strict=True))
-    panels = forward.panel_elements(products[-1], g.KH * g.KW) if packed else 0
+    scratch = max(max(b.scratch(p), weight_panels.stage_elements(p)) for p, b in zip(products, blockings, strict=True))
+    panels = weight_panels.panel_elements(products[-1], g.KH * g.KW) if packed else 0
     program = Program(launches, names, {"panels": panels}, scratch, dtype, parallel)
     b = blockings[-1]  # the first one may be that of the zeros
     blocks = {"filters": b.MC, "channels": b.KC}

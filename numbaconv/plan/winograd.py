@@ -10,8 +10,8 @@ from numba.core import config
 from ..geometry import LAYOUTS, Geometry
 from ..kernels import tiling
 from ..kernels import weight_grad as direct_grad
-from ..kernels.forward import Product
 from ..kernels.launch import Program
+from ..kernels.problem import Product
 from ..kernels.winograd import forward, weight_grad
 from ..kernels.winograd.algebra import TAPS
 from .base import PIECES, Axes, Plan, Strides, enough_work, even_blocks, round_up, upright

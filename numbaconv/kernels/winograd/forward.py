@@ -17,9 +17,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
-from ..forward import Product
 from ..jit import named
 from ..launch import Launch, NestKernel
+from ..problem import Product
 from ..product import ADD, FRESH, product, rows_read
 from ..simd import claim, lanes_of, moved, pointer, unpacked, vector_store, vector_zero
 from .algebra import TAPS
@@ -128,8 +128,8 @@ def make_kernel(m):
                 for position in range(n * n):
                     # Register tiles read a few tiles behind the last one: 0, and not what was in old memory.
                     for behind in range(tiles, rows_read(tiles)):
-                        for block in range((channels + lanes - 1) // lanes):
-                            place = position * v_plane + (block * capacity + behind) * lanes
+                        for vector in range((channels + lanes - 1) // lanes):
+                            place = position * v_plane + (vector * capacity + behind) * lanes
                             vector_store(V, place, vector_zero(V))
                     product(
                         tiles, (filters + lanes - 1) // lanes, channels, lanes,

@@ -1,0 +1,88 @@
+"""The dense problem that y, and each phase of dx, is: what the planners cut into blocks and the nests compute."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import gcd
+
+from .launch import Address
+
+
+@dataclass(frozen=True)
+class Part:
+    """The taps of a kernel that one of several problems has: those from `first` on, each `every`-th, along each axis.
+
+    The problems of all `first` below `every` share the kernel's `taps` among themselves.
+    """
+
+    taps: tuple[int, int]
+    first: tuple[int, int]
+    every: tuple[int, int]
+
+    def before(self) -> int:
+        """Taps of the problems that come before this one, row by row of `first`."""
+        # Of `taps` there are taps // every with each remainder, and one more with the first taps % every.
+        (whole_h, rest_h), (whole_w, rest_w) = (divmod(t, e) for t, e in zip(self.taps, self.every, strict=True))
+        h, w = self.first
+        rows_above, rows = whole_h * h + min(h, rest_h), whole_h + (h < rest_h)
+        return rows_above * self.taps[1] + rows * (whole_w * w + min(w, rest_w))
+
+
+@dataclass(frozen=True)
+class Product:
+    """One dense problem of the nest: y[f, pixel] from x[c, what (kh, kw) reads], per group.
+
+    `x`, `weight` and `y` name arrays; strides count elements and follow (n, c, h, w), (group, f, c, kh, kw) and
+    (n, f, h, w). C and F are those of one group. Output pixel (oh, ow) reads row oh * stride + offset + kh * dilation.
+    """
+
+    x: str
+    x_strides: tuple[int, int, int, int]
+    H: int
+    W: int
+    weight: Address
+    w_strides: tuple[int, int, int, int, int]
+    bias: str | None
+    bias_step: int
+    y: Address
+    y_strides: tuple[int, int, int, int]
+    N: int
+    C: int
+    F: int
+    OH: int
+    OW: int
+    KH: int
+    KW: int
+    groups: int
+    stride: tuple[int, int]
+    offset: tuple[int, int]
+    dilation: tuple[int, int]
+    accumulate: bool
+    part: Part | None = None
+
+    def arguments(self) -> dict[str, int | Address]:
+        """The problem as the arguments of a kernel, by name."""
+        values: dict[str, int | Address] = {"x": Address(self.x), "weight": self.weight, "y": self.y}
+        values |= {"bias": 0 if self.bias is None else Address(self.bias), "bias_f": self.bias_step}
+        values |= dict(zip(("x_n", "x_c", "x_h", "x_w"), self.x_strides, strict=True))
+        values |= dict(zip(("w_group", "w_row", "w_channel", "w_kh", "w_kw"), self.w_strides, strict=True))
+        values |= dict(zip(("y_n", "y_f", "y_h", "y_w"), self.y_strides, strict=True))
+        for name in ("H", "W", "N", "C", "F", "OH", "OW", "KH", "KW", "groups", "accumulate"):
+            values[name] = getattr(self, name)
+        for name, pair in (("stride", self.stride), ("offset", self.offset), ("dilation", self.dilation)):
+            values |= {f"{name}_h": pair[0], f"{name}_w": pair[1]}
+        for name, axis in (("h", 0), ("w", 1)):
+            values |= {f"phases_{name}": self.phases(axis), f"reach_{name}": self.reach(axis)}
+        return values
+
+    def reach(self, axis: int) -> int:
+        """Rows (axis 0) or columns (axis 1) of a strip beyond those of its outputs."""
+        taps = (self.KH, self.KW)[axis]
+        return max(0, taps - 1) * abs(self.dilation[axis]) // self.stride[axis]
+
+    def phases(self, axis: int) -> int:
+        """Remainders modulo the stride that the taps of an axis have: those of the first so many taps."""
+        return min((self.KH, self.KW)[axis], self.stride[axis] // gcd(*self._step(axis)))
+
+    def _step(self, axis: int) -> tuple[int, int]:
+        return self.stride[axis], abs(self.dilation[axis])

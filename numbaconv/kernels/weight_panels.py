@@ -1,0 +1,122 @@
+"""The weight in panels, packed ahead for all pieces of work: `a` of :mod:`.gemm`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import prod
+
+from . import tiling
+from .jit import helper
+from .launch import Address, Launch, NestKernel
+from .packing import copy_few, pack_filters_side_by_side, pack_weight_panel
+from .problem import Product
+from .simd import claim, integers, load_integer, moved, pointer, store_integer, unpacked
+
+MR = tiling.MR
+# Panels that are packed as one piece of work, and channels at a time: of filters side by side, some cache lines.
+PANELS, CHANNELS = 8, 16
+
+
+def _whole(p: Product) -> Product:
+    """The problem with all the taps of its kernel, as far as the weight goes."""
+    if p.part is None:
+        return p
+    (KH, KW), (h, w), (every_h, every_w) = p.part.taps, p.part.first, p.part.every
+    w_kh, w_kw = p.w_strides[3] // every_h, p.w_strides[4] // every_w
+    start = Address(p.weight.name, p.weight.offset - h * w_kh - w * w_kw)
+    return replace(p, weight=start, w_strides=(*p.w_strides[:3], w_kh, w_kw), KH=KH, KW=KW)
+
+
+def packing(p: Product) -> Launch:
+    """The launch that packs the weight of a problem, or of all parts of its kernel."""
+    every_h, every_w = p.part.every if p.part else (1, 1)
+    p = _whole(p)
+    values = p.arguments() | {"panels": Address("panels")}
+    values |= {"every_h": min(every_h, p.KH), "every_w": min(every_w, p.KW)}
+    return Launch(pack_weight, PACK_WEIGHT, values, p.groups * -(-p.F // (MR * PANELS)))
+
+
+def panel_elements(p: Product, taps: int) -> int:
+    """Elements of so many taps of the packed weight."""
+    return p.groups * -(-p.F // MR) * MR * p.C * taps
+
+
+def stage_elements(p: Product) -> int:
+    """Elements of scratch of a worker that packs parts: the taps of a panel, and where they belong."""
+    taps = prod(p.part.taps) if p.part else 0
+    return taps * (MR + 2 * 2)
+
+
+PACK_WEIGHT = (
+    "counter", "weight", "w_group", "w_row", "w_channel", "w_kh", "w_kw", "panels", "groups", "F", "C", "KH", "KW",
+    "every_h", "every_w", "scratch_size",
+)  # fmt: skip
+PACK_WEIGHT_COUNT = len(PACK_WEIGHT)
+
+
+@NestKernel
+def pack_weight(scratch, arguments, worker):
+    """Panels of MR filters, [group][filter // MR][c, kh, kw][filter % MR]: `a` of :mod:`.gemm`.
+
+    Or, where every_h * every_w > 1, such panels for each part of the taps, one part after the other.
+    """
+    (
+        _, weight_address, w_group, w_row, w_channel, w_kh, w_kw, panels_address, groups, F, C, KH, KW,
+        every_h, every_w, scratch_size,
+    ) = unpacked(arguments, PACK_WEIGHT_COUNT)  # fmt: skip
+    weight, panels = pointer(weight_address, scratch), pointer(panels_address, scratch)
+    blocks = (F + MR - 1) // MR
+    taps = KH * KW
+    a_pitch = C * taps * MR
+    in_parts = every_h * every_w > 1
+    stage = moved(scratch, worker * scratch_size)
+    places = integers(moved(stage, taps * MR))
+    if in_parts:
+        place_parts(places, groups * blocks * C * MR, KH, KW, every_h, every_w)
+    while True:
+        piece = claim(arguments)
+        if piece >= groups * ((blocks + PANELS - 1) // PANELS):
+            return 0
+        group, part = divmod(piece, (blocks + PANELS - 1) // PANELS)
+        first = part * PANELS
+        panel = moved(panels, (group * blocks + first) * a_pitch)
+        source = moved(weight, group * w_group + first * MR * w_row)
+        if w_row == 1 and taps == 1:
+            pack_filters_side_by_side(panel, a_pitch, MR, min(PANELS * MR, F - first * MR), source, w_channel, C)
+            continue
+        # Filters that lie nearer to each other than channels, as in the input gradient, are read together.
+        step = max(C, 1) if w_channel < w_row else CHANNELS
+        for c in range(0, C, step):
+            for block in range(first, min(first + PANELS, blocks)):
+                from_here = moved(source, (block - first) * MR * w_row + c * w_channel)
+                rows, channels = min(MR, F - block * MR), min(step, C - c)
+                here = moved(panel, (block - first) * a_pitch + c * taps * MR)
+                # In parts, all taps of a channel are read at once, and each goes to the part it belongs to.
+                at_once = 1 if in_parts else channels
+                for i in range(0, channels, at_once):
+                    pack_weight_panel(
+                        stage if in_parts else here, MR, rows, moved(from_here, i * w_channel), w_row, w_channel, w_kh,
+                        w_kw, at_once, KH, KW,
+                    )  # fmt: skip
+                    index = ((group * blocks + block) * C + c + i) * MR
+                    for t in range(taps if in_parts else 0):
+                        place = load_integer(places, 2 * t) + index * load_integer(places, 2 * t + 1)
+                        copy_few(moved(panels, place), moved(stage, t * MR), MR, MR)
+
+
+@helper
+def place_parts(places, plane, KH, KW, every_h, every_w):
+    """places[2 * t], places[2 * t + 1]: where tap t of the first panel's first channel belongs, over how many taps.
+
+    A tap of all panels takes `plane` elements. Parts are those of :class:`Part`, in its order.
+    """
+    before = 0
+    for a in range(min(every_h, KH)):
+        for b in range(min(every_w, KW)):
+            rows, columns = (KH - a + every_h - 1) // every_h, (KW - b + every_w - 1) // every_w
+            for kh in range(rows):
+                for kw in range(columns):
+                    t = (a + kh * every_h) * KW + b + kw * every_w
+                    store_integer(places, 2 * t, before * plane + (kh * columns + kw) * MR)
+                    store_integer(places, 2 * t + 1, rows * columns)
+            before += rows * columns
