@@ -311,10 +311,7 @@ def add_shares(scratch, arguments, worker):
                 if taps == 1:
                     write_run(out, w_c, stage, count, accumulate)
                 elif in_order:
-                    for tap in range(0, taps, lanes):
-                        transpose_block(
-                            moved(out, tap), w_c, moved(stage, tap * lanes), lanes, min(lanes, taps - tap), count
-                        )
+                    write_taps(out, w_c, stage, taps, count)
                 else:
                     for i in range(count):
                         for tap in range(taps):
@@ -332,3 +329,11 @@ def add_up(total, partial, shares, pitch, count):
     for share in range(1, shares):
         value = vector_add(value, vector_load_first(partial, share * pitch, count))
     vector_store(total, 0, value)
+
+
+@helper
+def write_taps(dw, w_c, stage, taps, channels):
+    """dw[c * w_c + tap] = stage[tap * lanes + c] for c < channels, at most lanes: taps that follow each other."""
+    lanes = lanes_of(stage)
+    for tap in range(0, taps, lanes):
+        transpose_block(moved(dw, tap), w_c, moved(stage, tap * lanes), lanes, min(lanes, taps - tap), channels)

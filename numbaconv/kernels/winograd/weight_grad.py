@@ -21,7 +21,8 @@ from ..jit import helper, named
 from ..launch import Address, Launch, NestKernel
 from ..packing import clear
 from ..product import ADD, FRESH, product, rows_read
-from ..simd import claim, lanes_of, moved, pointer, transpose_block, unpacked
+from ..simd import claim, lanes_of, moved, pointer, unpacked
+from ..weight_grad import write_taps
 from .algebra import TAPS
 from .transforms import GRAD, INPUT, TAP, line, make_tile_transform
 
@@ -177,11 +178,9 @@ def make_kernel(m):
                     if whole:
                         out, step = strip, (TAPS * lanes, lanes)
                     transform_taps(M, m_plane, filter_pitch * lanes, lines, r, inner, out, step)
-                    for tap in range(0, TAPS**2 if whole else 0, lanes):
-                        transpose_block(
-                            moved(taps, r * w_f + inner * w_c + tap), w_c, moved(strip, tap * lanes), lanes,
-                            min(lanes, TAPS**2 - tap), min(lanes, channels - inner),
-                        )  # fmt: skip
+                    if whole:
+                        here = min(lanes, channels - inner)
+                        write_taps(moved(taps, r * w_f + inner * w_c), w_c, strip, TAPS**2, here)
 
     return winograd_weight_grad
 
