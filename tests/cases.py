@@ -180,6 +180,9 @@ BLOCKS = (
     Case("blocks_batch", 40, 5, 12, 13, 9, 3, 3, padding=1),
     Case("blocks_large_kernel", 2, 5, 51, 47, 13, 11, 11, stride=4, padding=2),
     Case("blocks_depthwise", 2, 70, 33, 35, 70, 5, 5, stride=2, padding=2, groups=70),
+    Case("blocks_multiplier", 3, 8, 41, 43, 24, 3, 3, padding=1, groups=8),
+    Case("blocks_dilated", 2, 2, 37, 38, 51, 3, 3, padding=2, dilation=2),
+    Case("blocks_one_channel", 5, 1, 28, 30, 6, 5, 5, padding=2),
 )
 LIGHT_BLOCKS = tuple(case for case in BLOCKS if case.products < 10_000_000)
 

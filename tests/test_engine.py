@@ -23,6 +23,8 @@ SHAPES = {
     "first layer": ((4, 3, 224, 224), (64, 3, 11, 11), {"stride": 4, "padding": 2}),
     "dilated": ((2, 32, 64, 64), (32, 32, 3, 3), {"dilation": 16, "padding": 16}),
     "depthwise": ((4, 512, 224, 224), (512, 1, 3, 3), {"groups": 512, "padding": 1}),
+    "multiplier": ((4, 16, 112, 112), (48, 1, 3, 3), {"groups": 16, "padding": 1}),
+    "one channel": ((32, 1, 224, 224), (8, 1, 5, 5), {}),
     "wide depthwise": ((1, 64, 4, 20000), (64, 1, 3, 3), {"groups": 64}),
 }
 
@@ -77,6 +79,14 @@ def test_explanation_names_algorithm_tile_blocks_bytes_and_flops():
     assert re.search(r"scratch: [\d,]+ bytes a thread, [\d,]+ shared", text)
     assert f"{2 * 4 * 64 * 64 * 56 * 56 * 9:,} floating-point operations" in text
     assert "loops (asked for by name)" in str(numbaconv.explain((1, 1, 4, 4), (1, 1, 3, 3), algorithm="loops"))
+
+
+def test_weight_gradient_of_few_channels_has_pixels_in_the_vector():
+    """Where channels would fill a small part of a vector; and not where they fill it."""
+    for C, F, groups, found in ((1, 6, 1, True), (8, 24, 8, True), (64, 64, 1, False)):
+        options = {"padding": 1, "groups": groups, "algorithm": "direct"}
+        plans = numbaconv.explain((4, C, 64, 64), (F, C // groups, 3, 3), **options)
+        assert ("pixels in the vector" in str(plans.weight_grad)) == found
 
 
 def test_layer_explains_itself():
@@ -176,7 +186,8 @@ import numpy as np
 import numbaconv as nc
 rng = np.random.default_rng(0)
 digest = hashlib.sha256()
-for C, F, H, K, s, g in ((37, 51, 40, 3, 1, 1), (3, 16, 70, 7, 2, 1), (48, 48, 40, 3, 2, 48), (64, 72, 30, 1, 1, 1)):
+problems = (37, 51, 40, 3, 1, 1), (1, 6, 70, 5, 1, 1), (3, 16, 70, 7, 2, 1), (48, 48, 40, 3, 2, 48), (64, 72, 30, 1, 1, 1)
+for C, F, H, K, s, g in problems:
     x = rng.normal(size=(3, C, H, H)).astype("f")
     w = rng.normal(size=(F, C // g, K, K)).astype("f")
     o = {"stride": s, "padding": K // 2, "groups": g}

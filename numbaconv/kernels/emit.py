@@ -140,6 +140,36 @@ def emit_transpose(builder, rows, vector):
     return rows
 
 
+def emit_sums(builder, rows, vector):
+    """The vector of the sums of each row's lanes: neighbours first, and what a row has left next to what others have.
+
+    Its width is the number of rows.
+    """
+
+    def pairs(x, y, width):
+        """The sums of neighbouring lanes of x, and of y behind them."""
+        picks = [ir.Constant(ir.VectorType(I32, width), list(range(odd, 2 * width, 2))) for odd in (0, 1)]
+        return builder.fadd(*(builder.shuffle_vector(x, y, pick) for pick in picks))
+
+    count, lanes = len(rows), vector.lanes
+    left, share = list(rows), lanes  # lanes that are one row's
+    while share > 1 and len(left) > 1:
+        left.append(left[-1])
+        left = [pairs(left[i], left[i + 1], lanes) for i in range(0, len(left) - 1, 2)]
+        share //= 2
+    width = lanes
+    while share > 1:
+        width, share = width // 2, share // 2
+        left = [pairs(left[0], left[0], width)]
+    while len(left) > 1:  # vectors that are whole: one behind the other
+        left.append(left[-1])
+        width *= 2
+        order = ir.Constant(ir.VectorType(I32, width), list(range(width)))
+        left = [builder.shuffle_vector(left[i], left[i + 1], order) for i in range(0, len(left) - 1, 2)]
+    order = ir.Constant(ir.VectorType(I32, count), list(range(count)))
+    return builder.shuffle_vector(left[0], left[0], order)
+
+
 def emit_transposed_copy(vector, step):
     """The generator of a copy that turns a block of which every `step`-th column counts."""
 

@@ -20,6 +20,9 @@ from .simd import (
     vector_zero,
 )
 
+# Channels whose pixels are merged in vectors, instead of being turned.
+MERGED = 4
+
 
 @helper
 def pack_pixels(strip, pitch, x, x_n, x_c, x_h, x_w, H, W, images, rows, columns, channels, top, left):
@@ -57,7 +60,7 @@ def pack_pixels(strip, pitch, x, x_n, x_c, x_h, x_w, H, W, images, rows, columns
                 continue
             source = moved(x, n * x_n + h * x_h + left * x_w)
             clear(line, first * pitch)
-            if x_w == 1 and pitch == channels and channels <= 4:
+            if x_w == 1 and pitch == channels and channels <= MERGED:
                 merge_channels(moved(line, first * pitch), moved(source, first), x_c, last - first, channels)
             elif x_w == 1 and x_c != 1:
                 for c in range(0, channels, lanes):

@@ -7,7 +7,19 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic, models, register_model
 
-from .emit import I64, Vector, element, emit_broadcast, emit_load, emit_multiply_add, emit_store, vector_of
+from .emit import (
+    I64,
+    Vector,
+    element,
+    emit_broadcast,
+    emit_load,
+    emit_mask,
+    emit_masked_load,
+    emit_multiply_add,
+    emit_store,
+    emit_sums,
+    vector_of,
+)
 
 
 class Tile(types.Type):
@@ -128,3 +140,68 @@ def tile_store(typingctx, c, row_pitch, vector_pitch, tile):
         return context.get_dummy_value()
 
     return types.void(c, types.int64, types.int64, tile), generate
+
+
+def multiply_rows(load_vector, tile, builder, value, a, a_places, b, b_places):
+    """t[r, v] += the vector at a[a_places[r]] * the vector at b[b_places[v]], each loaded by `load_vector`."""
+    kind = element(tile.vector.dtype)
+
+    def row(pointer, places, i):
+        place = builder.load(builder.gep(places, [ir.Constant(I64, i)], source_etype=I64), typ=I64)
+        return load_vector(builder.gep(pointer, [place], source_etype=kind))
+
+    columns = [row(b, b_places, v) for v in range(tile.vectors)]
+    for r in range(tile.rows):
+        factor = row(a, a_places, r)
+        for v, column in enumerate(columns):
+            i = r * tile.vectors + v
+            total = emit_multiply_add(builder, factor, column, builder.extract_value(value, i), tile.vector)
+            value = builder.insert_value(value, total, i)
+    return value
+
+
+@intrinsic
+def tile_multiply_add_rows(typingctx, tile, a, a_places, b, b_places):
+    """t[r, v][i] += a[a_places[r] + i] * b[b_places[v] + i]: rows of a and of b, lane by lane"""
+
+    def generate(context, builder, signature, args):
+        def whole(pointer):
+            return emit_load(builder, pointer, ir.Constant(I64, 0), tile.vector)
+
+        return multiply_rows(whole, tile, builder, *args)
+
+    return tile(tile, a, a_places, b, b_places), generate
+
+
+@intrinsic
+def tile_multiply_add_rows_first(typingctx, tile, a, a_places, b, b_places, count):
+    """The same for i < count; reads no more, and no lane beyond meets another number than 0."""
+
+    def generate(context, builder, signature, args):
+        mask = emit_mask(builder, args[5], tile.vector.lanes)
+
+        def first(pointer):
+            return emit_masked_load(builder, pointer, ir.Constant(I64, 0), mask, tile.vector)
+
+        return multiply_rows(first, tile, builder, *args[:5])
+
+    return tile(tile, a, a_places, b, b_places, types.int64), generate
+
+
+@intrinsic
+def tile_sum_lanes(typingctx, c, pitch, tile):
+    """c[v * pitch + r] += sum over i of t[r, v][i], by halves as :func:`emit_sums` does"""
+
+    def generate(context, builder, signature, args):
+        pointer, pitch, value = args
+        kind = ir.VectorType(element(tile.vector.dtype), tile.rows)
+        for v in range(tile.vectors):
+            rows = [builder.extract_value(value, r * tile.vectors + v) for r in range(tile.rows)]
+            address = builder.gep(pointer, [builder.mul(pitch, ir.Constant(I64, v))], source_etype=kind.element)
+            address = builder.bitcast(address, kind.as_pointer())
+            align = tile.vector.dtype.bitwidth // 8
+            before = builder.load(address, typ=kind, align=align)
+            builder.store(builder.fadd(before, emit_sums(builder, rows, tile.vector)), address, align=align)
+        return context.get_dummy_value()
+
+    return types.void(c, types.int64, tile), generate

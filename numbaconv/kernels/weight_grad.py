@@ -200,8 +200,8 @@ def weight_grad(scratch, arguments, worker):
             if gathered:
                 b, b_pitch, width_of_b = gathering, line, KH * KW * channels
                 gather_taps(
-                    gathering, line, strip, depth, height, width, KH, KW * channels, strip_rows,
-                    strip_columns * channels, stride_h, stride_w * channels, dilation_h,
+                    gathering, line, strip, depth, height, width, KH, taps_apart, stretch, strip_rows,
+                    strip_columns * channels, stride_h, stride_w * channels, dilation_h, dilation_w * channels,
                 )  # fmt: skip
             else:
                 fill_table(table, depth, height, width, strip_rows, strip_columns, stride_h, stride_w, channels)
@@ -235,11 +235,13 @@ def fill_table(table, images, rows, columns, strip_rows, strip_columns, stride_h
 
 @helper
 def gather_taps(
-    gathering, line, strip, images, rows, columns, KH, row, strip_rows, strip_pitch, stride_h, step, dilation_h
-):
-    """gathering[((n * rows + v) * columns + u) * line + kh * row + i] = element i < row of the taps kh of an output.
+    gathering, line, strip, images, rows, columns, KH, apart, stretch, strip_rows, strip_pitch, stride_h, step,
+    dilation_h, dilation_w,
+):  # fmt: skip
+    """gathering[((n * rows + v) * columns + u) * line + (kh * apart + a) * stretch + i] = what taps (kh, a) of it read.
 
-    It is at ((n * strip_rows + v * stride_h + kh * dilation_h) * strip_pitch + u * step + i) of the strip.
+    That is element i < stretch at (n * strip_rows + v * stride_h + kh * dilation_h) * strip_pitch + u * step +
+    a * dilation_w of the strip, a < apart.
     """
     lanes = lanes_of(gathering)
     for v in range(images * rows):
@@ -247,10 +249,12 @@ def gather_taps(
         source = moved(strip, (image * strip_rows + inside * stride_h) * strip_pitch)
         for _ in range(columns):
             vector_store(gathering, line - lanes, vector_zero(gathering))
-            for kh in range(KH):  # what is too much of a row is written over by the next one
-                taps = moved(source, kh * dilation_h * strip_pitch)
-                for i in range(0, row, lanes):
-                    vector_store(gathering, kh * row + i, vector_load(taps, i))
+            for kh in range(KH):
+                taps, out = moved(source, kh * dilation_h * strip_pitch), moved(gathering, kh * apart * stretch)
+                for _ in range(apart):  # what is too much of a stretch is written over by the next one
+                    for i in range(0, stretch, lanes):
+                        vector_store(out, i, vector_load(taps, i))
+                    out, taps = moved(out, stretch), moved(taps, dilation_w)
             gathering, source = moved(gathering, line), moved(source, step)
 
 

@@ -14,14 +14,15 @@ import numpy as np
 from numba.core import config
 
 from ..geometry import Geometry
-from ..kernels import bias_grad, forward, input_grad, loops, tiling, weight_grad, weight_panels
+from ..kernels import bias_grad, forward, input_grad, loops, tiling, weight_grad_pixels, weight_panels
 from ..kernels import channels_last as channels_last_kernels
 from ..kernels import depthwise as depthwise_kernels
+from ..kernels import weight_grad as weight_grad_kernels
 from ..kernels.launch import Address, Launch, Program, entry_point
 from ..kernels.problem import Product
 from ..kernels.winograd import forward as winograd_forward
 from ..kernels.winograd import weight_grad as winograd_weight_grad
-from . import channels_last, depthwise, direct, winograd
+from . import channels_last, depthwise, direct, weight_grad, winograd
 from .base import Axes, Plan, Strides, enough_bytes
 
 __all__ = [
@@ -183,8 +184,8 @@ def plan_weight_grad(
     start, w = _turned(g, w, flip)
     if depthwise.fits(plan) and (one_to_one := depthwise.plan_pass(plan, x, y, start, w, None)):
         return one_to_one
-    plan_it = winograd.plan_weight_grad if plan.algorithm == "winograd" else direct.plan_weight_grad
-    return plan_it(plan, x, y, start, w, ("x", "dy", "bias", "dw"))
+    plan_it = winograd.plan_weight_grad if plan.algorithm == "winograd" else weight_grad.plan_weight_grad
+    return plan_it(plan, x, y, start, w)
 
 
 @lru_cache(maxsize=1024)
@@ -244,8 +245,10 @@ def kernels() -> list[tuple[str, Callable[[np.dtype], object]]]:
         forward.forward,
         channels_last_kernels.pack_vectors,
         channels_last_kernels.channels_last,
-        weight_grad.weight_grad,
-        weight_grad.add_shares,
+        weight_grad_kernels.weight_grad,
+        weight_grad_kernels.add_shares,
+        weight_grad_pixels.weight_grad_pixels,
+        weight_grad_pixels.add_pixel_shares,
         bias_grad.bias_grad,
         depthwise_kernels.depthwise_forward,
         depthwise_kernels.depthwise_input_grad,

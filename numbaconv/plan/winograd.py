@@ -228,7 +228,7 @@ def plan_products(plan: Plan, products: list[Product], names: tuple[str, ...]) -
     return _finish(plan, program, blocks, b)
 
 
-def plan_weight_grad(plan: Plan, x: Strides, y: Strides, start: int, w: Strides, names: tuple[str, ...]) -> Plan:
+def plan_weight_grad(plan: Plan, x: Strides, y: Strides, start: int, w: Strides) -> Plan:
     """Plan of dw, which begins at element `start`; strides count elements of x, dy and dw."""
     g, dtype = plan.geometry, plan.dtype
     b = block_weight_grad(g, dtype, plan.axes, whole=w[2:] == (TAPS, 1) and not plan.accumulate)
@@ -236,6 +236,7 @@ def plan_weight_grad(plan: Plan, x: Strides, y: Strides, start: int, w: Strides,
     launches = weight_grad.launches(g, values, b)
     scratch = max(b.scratch, direct_grad.stage_elements(TAPS**2, tiling.lanes(dtype.itemsize)))
     buffers = {"partial": weight_grad.partial_elements(g, b)}
+    names = ("x", "dy", "bias", "dw")
     program = Program(launches, names, buffers, scratch, dtype, enough_work(g.flops), TOTAL_BYTES)
     return _finish(plan, program, {"shares": b.shares, "filters": b.FB, "channels": b.CB}, b)
 

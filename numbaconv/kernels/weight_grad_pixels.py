@@ -1,0 +1,237 @@
+"""Weight gradient with pixels in the vector, where a group has few channels or filters.
+
+dw[f, k] = sum over pixels of dy[f, pixel] * x[what tap k of the pixel reads], k = (c, kh, kw). Channels or filters that
+fill no vector would leave most of its lanes empty, and have to be turned; rows of pixels are long, and lie together.
+
+    for a share of the blocks of output pixels, and a group:       one piece of work
+        for a block of some rows of outputs:
+            pack the rows of x that they look at                   strip [c][row][column], as in the forward pass
+            for some filters:
+                pack their rows                                    panel [filter][row][column]
+                for a tile of MR filters and VECTORS taps, or of MR taps and VECTORS filters:
+                    for a vector of pixels: tile += dy * x, lane by lane
+                    sums of the share += the sum of the lanes of each vector of the tile
+    add the shares                                                 in order, to dw
+
+A share is a fixed part of the blocks, walked in order, and shares are added in order: the same bits for any number of
+threads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from . import tiling
+from .jit import helper
+from .launch import Address, Launch, NestKernel
+from .packing import clear, pack_strip
+from .problem import Product
+from .simd import (
+    claim,
+    integers,
+    lanes_of,
+    load,
+    moved,
+    pointer,
+    store,
+    store_integer,
+    unpacked,
+)
+from .tiles import tile_multiply_add_rows, tile_multiply_add_rows_first, tile_sum_lanes, tile_zero
+from .weight_grad import add_up
+
+MR = tiling.MR
+VECTORS = tiling.VECTORS
+# Filters whose rows are packed at a time: tiles of MR and of VECTORS.
+FILTERS = 24
+
+
+@dataclass(frozen=True)
+class Blocking:
+    """Sizes of the nest: shares, and a block of outputs, each of `batch` images where the batch lies together.
+
+    `turned`: a tile has MR taps and VECTORS filters.
+    """
+
+    shares: int
+    images: int
+    rows: int
+    columns: int
+    batch: int
+    #: Elements from one channel of the strip, and from one filter of the panel, to the next.
+    strip_pitch: int
+    panel_pitch: int
+    turned: bool
+
+    def scratch(self, p: Product) -> int:
+        """Elements of scratch of a worker: strip, panel, and where taps and filters begin in them."""
+        return p.C * self.strip_pitch + FILTERS * self.panel_pitch + 2 * _places(p)
+
+    def line(self, p: Product) -> int:
+        """Elements from one row of sums to the next."""
+        return -(-(p.C * p.KH * p.KW if self.turned else p.F) // MR) * MR
+
+    def sums(self, p: Product) -> int:
+        """Elements of the sums of a share and group, those of whole tiles."""
+        rows = p.F if self.turned else p.C * p.KH * p.KW
+        # What clears them may write a vector less one element more.
+        return -(-rows // VECTORS) * VECTORS * self.line(p) + tiling.lanes(4)
+
+
+def _places(p: Product) -> int:
+    return p.C * p.KH * p.KW + FILTERS + 2 * MR
+
+
+def launches(p: Product, b: Blocking, y_strides: tuple[int, int, int, int]) -> list[Launch]:
+    """Sum by shares, then add the shares; the weight of the problem is dw, and dy has these strides."""
+    values = p.arguments() | {"dy": Address("dy"), "dw": p.weight, "partial": Address("partial")}
+    values |= dict(zip(("y_n", "y_f", "y_h", "y_w"), y_strides, strict=True))
+    values |= {"shares": b.shares, "images": b.images, "rows": b.rows, "columns": b.columns, "batch": b.batch}
+    values |= {"strip_pitch": b.strip_pitch, "panel_pitch": b.panel_pitch, "turned": b.turned}
+    values |= {"line": b.line(p), "sums_pitch": b.sums(p)}
+    return [
+        Launch(weight_grad_pixels, WEIGHT_GRAD_PIXELS, values, b.shares * p.groups),
+        Launch(add_pixel_shares, ADD_PIXEL_SHARES, values, p.groups),
+    ]
+
+
+WEIGHT_GRAD_PIXELS = (
+    "counter", "x", "x_n", "x_c", "x_h", "x_w", "H", "W", "dy", "y_n", "y_f", "y_h", "y_w", "partial",
+    "N", "OH", "OW", "groups", "C", "F", "KH", "KW", "stride_h", "stride_w", "offset_h", "offset_w",
+    "dilation_h", "dilation_w", "phases_h", "phases_w", "reach_h", "reach_w", "shares", "images", "rows", "columns",
+    "batch", "strip_pitch", "panel_pitch", "turned", "line", "sums_pitch", "scratch_size",
+)  # fmt: skip
+WEIGHT_GRAD_PIXELS_COUNT = len(WEIGHT_GRAD_PIXELS)
+
+
+@NestKernel
+def weight_grad_pixels(scratch, arguments, worker):
+    """C and F are those of one group; a block is `images` x `rows` x `columns` outputs, each of `batch` images."""
+    (
+        _, x_address, x_n, x_c, x_h, x_w, H, W, dy_address, y_n, y_f, y_h, y_w, partial_address,
+        N, OH, OW, groups, C, F, KH, KW, stride_h, stride_w, offset_h, offset_w,
+        dilation_h, dilation_w, phases_h, phases_w, reach_h, reach_w, shares, images, rows, columns,
+        batch, strip_pitch, panel_pitch, turned, line, sums_pitch, scratch_size,
+    ) = unpacked(arguments, WEIGHT_GRAD_PIXELS_COUNT)  # fmt: skip
+    x, dy, partial = (
+        pointer(x_address, scratch),
+        pointer(dy_address, scratch),
+        pointer(partial_address, scratch),
+    )
+    lanes, K = lanes_of(scratch), C * KH * KW
+    panel = moved(scratch, worker * scratch_size)
+    strip = moved(panel, FILTERS * panel_pitch)
+    taps = integers(moved(strip, C * strip_pitch))
+    places = moved(taps, K + MR)
+    blocks_n, blocks_h = (N + images * batch - 1) // (images * batch), (OH + rows - 1) // rows
+    blocks_w = (OW + columns - 1) // columns
+    blocks = blocks_n * blocks_h * blocks_w
+    while True:
+        piece = claim(arguments)
+        if piece >= shares * groups:
+            return 0
+        share, group = divmod(piece, groups)
+        sums = moved(partial, piece * sums_pitch)
+        clear(sums, sums_pitch - lanes)
+        for block in range(share * blocks // shares, (share + 1) * blocks // shares):
+            rest, block_w = divmod(block, blocks_w)
+            block_n, block_h = divmod(rest, blocks_h)
+            n, oh, ow = block_n * images * batch, block_h * rows, block_w * columns
+            depth = min(images, N - n) if batch == 1 else 1
+            together = 1 if batch == 1 else min(batch, N - n)
+            height, width = min(rows, OH - oh), min(columns, OW - ow)
+            strip_rows, strip_columns = height + reach_h, width + reach_w
+            pack_strip(
+                strip, strip_pitch, moved(x, n * x_n + group * C * x_c), x_n, x_c, x_h, x_w, H, W, C, phases_h,
+                phases_w, stride_h, stride_w, 0, 0, dilation_h, dilation_w, depth, strip_rows, strip_columns, together,
+                oh * stride_h + offset_h, ow * stride_w + offset_w,
+            )  # fmt: skip
+            plane = depth * strip_rows * strip_columns * together
+            for k in range(K + MR):  # tiles go beyond the last tap, which is then summed again
+                c, tap = divmod(min(k, K - 1), KH * KW)
+                kh, kw = divmod(tap, KW)
+                phase = kh % phases_h * phases_w + kw % phases_w
+                row, column = kh * dilation_h // stride_h, kw * dilation_w // stride_w
+                place = c * strip_pitch + phase * plane + (row * strip_columns + column) * together
+                store_integer(taps, k, place)
+            # Rows of the panel are whole vectors.
+            panel_columns = (width + lanes - 1) // lanes * lanes if batch == 1 else width
+            for f in range(0, F, FILTERS):
+                filters = min(FILTERS, F - f)
+                pack_strip(
+                    panel, panel_pitch, moved(dy, n * y_n + (group * F + f) * y_f), y_n, y_f, y_h, y_w, OH, ow + width,
+                    filters, 1, 1, 1, 1, 0, 0, 0, 0, depth, height, panel_columns, together, oh, ow,
+                )  # fmt: skip
+                for i in range(filters + MR):
+                    store_integer(places, i, min(i, filters - 1) * panel_pitch)
+                of_dy = panel_columns * together
+                of_x = strip_columns * together
+                for i in range(0, K if turned else filters, MR):
+                    for j in range(0, filters if turned else K, VECTORS):
+                        if turned:
+                            multiply_pixels(
+                                depth, height, width * together, strip, moved(taps, i), strip_rows * of_x, of_x, panel,
+                                moved(places, j), height * of_dy, of_dy, moved(sums, (f + j) * line + i), line,
+                            )  # fmt: skip
+                        else:
+                            multiply_pixels(
+                                depth, height, width * together, panel, moved(places, i), height * of_dy, of_dy, strip,
+                                moved(taps, j), strip_rows * of_x, of_x, moved(sums, j * line + f + i), line,
+                            )  # fmt: skip
+
+
+@helper
+def multiply_pixels(images, rows, width, a, a_places, a_image, a_row, b, b_places, b_image, b_row, sums, pitch):
+    """sums[v * pitch + r] += sum over pixels of row r of a and row v of b, for r < MR and v < VECTORS.
+
+    Pixel (n, h, w) of row r is at a_places[r] + n * a_image + h * a_row + w of a, and likewise in b.
+    """
+    lanes = lanes_of(sums)
+    tile = tile_zero(sums, MR, VECTORS)
+    whole = width // lanes
+    for n in range(images):
+        for h in range(rows):
+            left, right = moved(a, n * a_image + h * a_row), moved(b, n * b_image + h * b_row)
+            for _ in range(whole):
+                tile = tile_multiply_add_rows(tile, left, a_places, right, b_places)
+                left, right = moved(left, lanes), moved(right, lanes)
+            if whole * lanes < width:
+                count = width - whole * lanes
+                tile = tile_multiply_add_rows_first(tile, left, a_places, right, b_places, count)
+    tile_sum_lanes(sums, pitch, tile)
+
+
+ADD_PIXEL_SHARES = (
+    "counter", "partial", "dw", "w_group", "w_row", "w_channel", "w_kh", "w_kw", "groups", "C", "F", "KH", "KW",
+    "shares", "turned", "line", "sums_pitch", "accumulate", "scratch_size",
+)  # fmt: skip
+ADD_PIXEL_SHARES_COUNT = len(ADD_PIXEL_SHARES)
+
+
+@NestKernel
+def add_pixel_shares(scratch, arguments, worker):
+    """dw (+)= the sums of all shares, added in their order."""
+    (
+        _, partial_address, dw_address, w_group, w_row, w_channel, w_kh, w_kw, groups, C, F, KH, KW,
+        shares, turned, line, sums_pitch, accumulate, scratch_size,
+    ) = unpacked(arguments, ADD_PIXEL_SHARES_COUNT)  # fmt: skip
+    partial, dw = pointer(partial_address, scratch), pointer(dw_address, scratch)
+    stage = moved(scratch, worker * scratch_size)
+    lanes, K = lanes_of(scratch), C * KH * KW
+    lines, along = (F, K) if turned else (K, F)
+    while True:
+        group = claim(arguments)
+        if group >= groups:
+            return 0
+        for j in range(lines):
+            source = moved(partial, group * sums_pitch + j * line)
+            for start in range(0, along, lanes):
+                count = min(lanes, along - start)
+                add_up(stage, moved(source, start), shares, groups * sums_pitch, count)
+                for i in range(count):
+                    f, k = (j, start + i) if turned else (start + i, j)
+                    c, tap = divmod(k, KH * KW)
+                    kh, kw = divmod(tap, KW)
+                    place = group * w_group + f * w_row + c * w_channel + kh * w_kh + kw * w_kw
+                    value = load(stage, i)
+                    store(dw, place, load(dw, place) + value if accumulate else value)

@@ -1,0 +1,233 @@
+"""Blocks of the weight gradient, from the shape alone: channels in the vector, or pixels."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from ..geometry import LAYOUTS, Geometry
+from ..kernels import pixels, tiling, weight_grad, weight_grad_pixels
+from ..kernels.gemm import EXACT_ROWS
+from ..kernels.launch import Address, Program
+from ..kernels.problem import Product
+from .base import PIECES, Axes, Plan, Strides, enough_work, even_blocks, round_up
+from .direct import odd_lines, register_tile, strip_elements
+
+# Multiply-adds that cost as much as copying a vector of the taps of a pixel beside the others.
+GATHERING_COST = 4
+# Outputs that are turned in the time that a partial sum takes to memory and back; filters that a turned x is worth;
+# outputs that a sum is worth, where more of them would have to be packed.
+TURNING_COST, LEAST_FILTERS, LEAST_RUN = 4, 64, 128
+# How far pixels of dy whose filters lie together may be apart, so that those of a block do not meet in one set of L1.
+FAR_BYTES = 1024
+# Outputs of a filter in a block with pixels in the vector: a tile's rows are then 32 KiB, their sums 7% of the time.
+PIXEL_BYTES = 4096
+# Multiply-adds of vectors that cost as much as copying a vector into a strip, as turning one, and as one with pixels
+# in the vector, whose tile loads 11 vectors for 24 of them.
+COPYING, TURNING, BY_PIXELS = 4, 10, 1.25
+# Both costs are estimates: what they say has to be clear.
+CLEARLY = 0.9
+
+
+def block_weight_grad(
+    g: Geometry, dtype: np.dtype, axes: Axes, y: Strides, w: Strides, accumulate: bool
+) -> weight_grad.Blocking:
+    """Blocks of the weight-gradient nest, from the shape and the strides of dy and dw alone."""
+    lanes = tiling.lanes(dtype.itemsize)
+    # The strip and a panel of dy share the scratch of a worker; gathered taps take a half of the strip's part.
+    budget = tiling.PANEL_BYTES * 3 // 4 // dtype.itemsize
+    C, F = g.C // g.groups, g.F // g.groups
+    # A 1 x 1 kernel uses what was packed once per pixel only, so its blocks have to be larger.
+    most_C, most_F = (64, 128) if g.KH * g.KW > 1 else (256, 512)
+    CB = max(1, min(C, round_up(-(-C // max(1, -(-C // most_C))), lanes)))
+    c_blocks = g.groups * max(1, -(-C // CB))
+    f_blocks = -(-F // most_F)
+    if TURNING_COST * F > g.N * g.OH * g.OW:
+        f_blocks = max(f_blocks, min(-(-PIECES // c_blocks), F // LEAST_FILTERS))
+    FB = round_up(-(-F // f_blocks), tiling.MR)
+    reach = ((g.KH - 1) * g.dilation[0] + 1) * ((g.KW - 1) * g.dilation[1] + 1)
+    while CB > lanes and reach * CB > budget:
+        CB = round_up(CB // 2, lanes)
+
+    def strip(images: int, rows: int, columns: int) -> int:
+        height = (rows - 1) * g.stride[0] + (g.KH - 1) * g.dilation[0] + 1
+        return images * height * ((columns - 1) * g.stride[1] + (g.KW - 1) * g.dilation[1] + 1) * CB
+
+    depth = tiling.DEPTH
+    # Vectors of a pixel's taps: of those that lie side by side, and of all of them.
+    runs, kernel = g.KH * -(-CB * g.KW // lanes), -(-CB * g.KH * g.KW // lanes)
+    if g.dilation[1] != 1:
+        runs = g.KH * g.KW * -(-CB // lanes)
+    gathers = C == CB and (runs - kernel) * FB > GATHERING_COST * runs
+    if gathers:
+        depth = max(1, min(depth, budget // 2 // (kernel * lanes)))
+        budget //= 2
+    # Where the batch lies together, a vector of images first.
+    images = min(g.N, lanes) if axes == LAYOUTS["HWCN"] and g.N > 0 else 1
+    depth = max(1, depth // images)
+    columns = even_blocks(g.OW, depth)
+    parts = 1
+    while columns > 1 and strip(images, 1, columns) > budget:
+        parts += 1
+        columns = even_blocks(g.OW, -(-depth // parts))
+    rows = max(1, min(g.OH, depth // columns))
+    while rows > 1 and strip(images, rows, columns) > budget:
+        rows -= 1
+    # The outputs of an image or of some rows of it, one after the other.
+    one_run = columns == g.OW and y[2] == g.OW * y[3] or rows == 1
+    near = 0 < y[3] <= 2 or (y[1] == 1 and y[3] * dtype.itemsize <= FAR_BYTES)
+    in_place = images == 1 and one_run and near
+    if rows == g.OH and columns == g.OW and images == 1 and not (in_place and rows * columns >= LEAST_RUN):
+        images = max(1, min(g.N, depth // (rows * columns)))
+        while images > 1 and strip(images, rows, columns) > budget:
+            images -= 1
+        in_place = in_place and images == 1
+    blocks = -(-g.N // images) * -(-g.OH // rows) * -(-g.OW // columns)
+    shares = max(1, min(blocks, -(-PIECES // (f_blocks * c_blocks))))
+    line = kernel * lanes if gathers else round_up(CB * (g.KW if g.dilation[1] == 1 else 1), lanes)
+    whole_tiles = F % tiling.MR in EXACT_ROWS and C % lanes == 0 and C % CB == 0 and g.groups == 1
+    whole = g.KH * g.KW == shares == 1 and w[:2] == (C, 1) and whole_tiles and not accumulate
+    strip_size = round_up(strip(images, rows, columns) + lanes, 64 // dtype.itemsize)
+    gathered = (images * rows * columns + 1) * line if gathers else 0
+    return weight_grad.Blocking(
+        shares, FB, CB, images, rows, columns, line, strip_size, gathered, bool(in_place), bool(whole)
+    )
+
+
+def block_pixels(p: Product, dtype: np.dtype) -> weight_grad_pixels.Blocking:
+    """Blocks of the nest with pixels in the vector, from the shape and the strides of x alone."""
+    lanes, line = tiling.lanes(dtype.itemsize), 64 // dtype.itemsize
+    most = PIXEL_BYTES // dtype.itemsize
+    batch_runs = p.x_strides[0] == 1 and p.x_strides[3] != 1 and p.x_strides[1] != 1
+    batch = even_blocks(p.N, 4 * lanes) if batch_runs else 1
+    columns = even_blocks(p.OW, most // batch)
+    row = round_up(columns, lanes) if batch == 1 else columns * batch
+    rows = even_blocks(p.OH, max(1, most // row)) if columns == p.OW else 1
+    images = 1
+    if rows == p.OH and columns == p.OW and batch == 1:
+        images = max(1, min(p.N, most // (rows * row)))
+    blocks = -(-p.N // (images * batch)) * -(-p.OH // rows) * -(-p.OW // columns)
+    shares = max(1, min(blocks, -(-PIECES // p.groups)))
+    strip_pitch = odd_lines(strip_elements(p, images, rows, columns, batch) + lanes, line)
+    panel_pitch = odd_lines(images * rows * row + lanes, line)
+    taps = p.C * p.KH * p.KW
+    turned = _whole_tiles(taps, p.F) < _whole_tiles(p.F, taps)
+    return weight_grad_pixels.Blocking(shares, images, rows, columns, batch, strip_pitch, panel_pitch, turned)
+
+
+def _whole_tiles(rows: int, columns: int) -> int:
+    """Elements of the register tiles, with pixels in the vector, that have so many rows and columns."""
+    return round_up(rows, tiling.MR) * round_up(columns, tiling.VECTORS)
+
+
+def _cost_of_pixels(p: Product, b: weight_grad_pixels.Blocking, y: Strides, lanes: int) -> float:
+    """Multiply-adds of vectors that an output of a group costs with pixels in the vector."""
+    row = b.columns * b.batch
+    taps = p.C * p.KH * p.KW
+    tiles = min(_whole_tiles(taps, p.F), _whole_tiles(p.F, taps)) * round_up(row, lanes) / row
+    of_x, of_y = (COPYING if a[3] == 1 or b.batch > 1 else TURNING for a in (p.x_strides, y))
+    return (BY_PIXELS * tiles + of_y * p.F + of_x * p.C * p.stride[0] * p.stride[1]) / lanes
+
+
+def _cost_of_channels(g: Geometry, b: weight_grad.Blocking, x: Strides, y: Strides, lanes: int) -> float:
+    """Multiply-adds of vectors that an output of a group costs with channels in the vector."""
+    C, F = g.C // g.groups, g.F // g.groups
+    apart = g.KW if g.dilation[1] != 1 else 1
+    vectors = -(-C // b.CB) * b.line // lanes * (1 if b.gathered else g.KH * apart)
+    whole, tail = F // tiling.MR * tiling.MR, F % tiling.MR
+    cost = vectors * (whole + (0 if tail == 0 else 4 if tail <= 4 else tiling.MR))
+    if b.gathered:
+        cost += GATHERING_COST * g.KH * apart * -(-C * g.KW // apart // lanes)
+    of_x = COPYING if x[1] == 1 or C <= pixels.MERGED else TURNING
+    of_y = 0 if b.in_place else COPYING if y[1] == 1 else TURNING
+    return cost + of_x * -(-C // lanes) * g.stride[0] * g.stride[1] + of_y * -(-F // lanes)
+
+
+def plan_weight_grad(plan: Plan, x: Strides, y: Strides, start: int, w: Strides) -> Plan:
+    """Plan of dw, which begins at element `start`; strides count elements of x, dy and dw."""
+    g, dtype = plan.geometry, plan.dtype
+    lanes = tiling.lanes(dtype.itemsize)
+    seen = _without_gaps(g)
+    if seen is not g:
+        x = (x[0], x[1], x[2] * g.stride[0] // seen.stride[0], x[3] * g.stride[1] // seen.stride[1])
+    pointwise = seen.KH == seen.KW == 1 and seen.stride == (1, 1) and not any(seen.padding)
+    if pointwise and (seen.H, seen.W) == (g.OH, g.OW) and all(a[2] == g.OW * a[3] for a in (x, y)):
+        plane = g.OH * g.OW  # a 1 x 1 kernel sees no rows
+        seen = replace(seen, H=1, W=plane, OH=1, OW=plane)
+    p = _product(seen, x, start, w, plan.accumulate)
+    by_pixels = block_pixels(p, dtype)
+    cost = _cost_of_pixels(p, by_pixels, y, lanes)
+    names, filters, channels = ("x", "dy", "bias", "dw"), "filters", "channels"
+    C, F = seen.C, seen.F
+    fewer = seen.N * seen.OH * seen.OW * (C - F) > TURNING_COST * C * F
+    if pointwise and fewer and 0 < x[3] <= 2 and seen.groups == 1:
+        # What is turned costs time: better the smaller side, though dw comes out transposed. In groups each would be so
+        # by itself, which the strides of dw do not say.
+        seen = replace(seen, C=seen.F, F=seen.C)
+        x, y, w, names = y, x, (w[1], w[0], w[2], w[3]), ("dy", "x", "bias", "dw")
+        filters, channels = channels, filters
+    b = block_weight_grad(seen, dtype, plan.axes, y, w, plan.accumulate)
+    fits = by_pixels.scratch(p) * dtype.itemsize <= tiling.PANEL_BYTES
+    if fits and cost < CLEARLY * _cost_of_channels(seen, b, x, y, lanes):
+        return _with_pixels(plan, p, by_pixels, x if names[0] == "dy" else y)
+    buffers = {"partial": weight_grad.partial_elements(seen, b)}
+    scratch = max(b.scratch, weight_grad.stage_elements(g.KH * g.KW, lanes))
+    values = weight_grad.arguments_of(seen, x, y, start, w, plan.accumulate)
+    launches = weight_grad.launches(seen, values, b)
+    program = Program(launches, names, buffers, scratch, dtype, enough_work(g.flops))
+    blocks = {"shares": b.shares, filters: b.FB, channels: b.CB}
+    blocks |= {"images": b.images, "rows": b.rows, "columns": b.columns}
+    return replace(plan, program=program, blocks=blocks, tile=register_tile(dtype))
+
+
+def _with_pixels(plan: Plan, p: Product, b: weight_grad_pixels.Blocking, y: Strides) -> Plan:
+    """Plan of dw with pixels in the vector."""
+    launches = weight_grad_pixels.launches(p, b, y)
+    buffers = {"partial": b.shares * p.groups * b.sums(p)}
+    work = enough_work(plan.geometry.flops)
+    program = Program(launches, ("x", "dy", "bias", "dw"), buffers, b.scratch(p), plan.dtype, work)
+    blocks = {"shares": b.shares, "images": b.images * b.batch, "rows": b.rows, "columns": b.columns}
+    reason = f"{plan.reason}; pixels in the vector"
+    return replace(plan, reason=reason, program=program, blocks=blocks, tile=register_tile(plan.dtype))
+
+
+def _product(g: Geometry, x: Strides, start: int, w: Strides, accumulate: bool) -> Product:
+    """The dense problem whose weight is dw."""
+    C, F = g.C // g.groups, g.F // g.groups
+    return Product(
+        x="x",
+        x_strides=x,
+        H=g.H,
+        W=g.W,
+        weight=Address("dw", start),
+        w_strides=(F * w[0], *w),
+        bias=None,
+        bias_step=0,
+        y=Address("dy"),
+        y_strides=(0, 0, 0, 0),
+        N=g.N,
+        C=C,
+        F=F,
+        OH=g.OH,
+        OW=g.OW,
+        KH=g.KH,
+        KW=g.KW,
+        groups=g.groups,
+        stride=g.stride,
+        offset=(-g.padding[0], -g.padding[2]),
+        dilation=g.dilation,
+        accumulate=accumulate,
+    )
+
+
+def _without_gaps(g: Geometry) -> Geometry:
+    """A kernel of one row or column skips what its stride skips: the same problem on every stride-th pixel."""
+    stride, extents = list(g.stride), [g.H, g.W]
+    for axis, (taps, out, before) in enumerate(((g.KH, g.OH, g.padding[0]), (g.KW, g.OW, g.padding[2]))):
+        if taps == 1 and before == 0 and stride[axis] > 1:
+            extents[axis] = min(out, -(-extents[axis] // stride[axis]))
+            stride[axis] = 1
+    if tuple(stride) == g.stride:
+        return g
+    return replace(g, H=extents[0], W=extents[1], stride=(stride[0], stride[1]))
