@@ -26,6 +26,7 @@ SHAPES = {
     "multiplier": ((4, 16, 112, 112), (48, 1, 3, 3), {"groups": 16, "padding": 1}),
     "one channel": ((32, 1, 224, 224), (8, 1, 5, 5), {}),
     "wide depthwise": ((1, 64, 4, 20000), (64, 1, 3, 3), {"groups": 64}),
+    "depthwise, channels last": ((4, 112, 112, 512), (512, 1, 3, 3), {"groups": 512, "layout": "NHWC"}),
 }
 
 
@@ -42,9 +43,15 @@ def test_scratch_is_bounded(name, dtype):
 @pytest.mark.parametrize("name", SHAPES)
 def test_shared_scratch_does_not_grow_with_the_images(name):
     """Packed weights and partial sums: four times the images and eight times the pixels need no more."""
-    (N, C, H, W), weight_shape, options = SHAPES[name]
-    small = numbaconv.explain((2 * N, C, 2 * H, 2 * W), weight_shape, algorithm="direct", **options)
-    large = numbaconv.explain((8 * N, C, 8 * H, 4 * W), weight_shape, algorithm="direct", **options)
+    shape, weight_shape, options = SHAPES[name]
+
+    def scaled(n, h, w):
+        factors = {"N": n, "H": h, "W": w}
+        layout = options.get("layout", "NCHW")
+        larger = tuple(size * factors.get(axis, 1) for axis, size in zip(layout, shape, strict=True))
+        return numbaconv.explain(larger, weight_shape, algorithm="direct", **options)
+
+    small, large = scaled(2, 2, 2), scaled(8, 8, 4)
     weight_bytes = 4 * np.prod(weight_shape)
     for before, after in zip(small.plans, large.plans, strict=True):
         assert after.shared_bytes <= before.shared_bytes + 64 * 4

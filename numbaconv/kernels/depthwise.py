@@ -2,10 +2,10 @@
 
     y[c, oh, ow] = bias[c] + sum over kh, kw of weight[c, kh, kw] * x[c, what (kh, kw) reads]
 
-A vector runs over channels. A block of rows is turned so that `lanes` channels of a pixel lie side by
-side (channels-last arrays do already); then borders, strides and short rows cost nothing, since every tap of
-every pixel is one whole vector, and the result is turned back. Vectors along the row, tried first, spent
-2 to 6 times as long below 28 x 28, on masks.
+A vector runs over channels. A block of rows is packed with the channels of a pixel side by side: several vectors
+of channels-last arrays, where they are so already, `lanes` channels of others, which are turned. Then borders, strides
+and short rows cost nothing, since every tap of every pixel is one whole vector, and the result is turned back. Vectors
+along the row, tried first, spent 2 to 6 times as long below 28 x 28, on masks.
 
 A piece of work is a block of channels and rows of one image, or for the weight gradient a share of those;
 shares are cut by shape alone and added in order: the same bits for any number of threads.
@@ -58,38 +58,38 @@ def pack_taps(taps, weight, w_c, w_kh, w_kw, KH, KW, channels):
 
 
 @helper
-def row_of_sums(out, out_step, count, strip, in_step, columns, taps, KW, vertical, horizontal, bias):
+def row_of_sums(out, out_step, count, strip, in_step, columns, pitch, taps, KW, vertical, horizontal, bias):
     """out[i * out_step] = bias + sum of taps * strip, vectors throughout, for i < count; up to 3 more are written.
 
-    `vertical` is (first tap, step to the next, how many, row of the first, rows to the next), `horizontal`
-    the same for columns. Four pixels share the load of a tap.
+    Pixels of out and of the strip are `pitch` elements apart. `vertical` is (first tap, step to the next, how many, row
+    of the first, rows to the next), `horizontal` the same for columns. Four pixels share the load of a tap.
     """
     lanes = lanes_of(strip)
     kh, kh_step, height, v, v_step = vertical
     kw, kw_step, width, u, u_step = horizontal
-    step = in_step * lanes
+    step = in_step * pitch
     for i in range(0, count, 4):
         sum0, sum1, sum2, sum3 = bias, bias, bias, bias
         for a in range(height):
-            line = moved(strip, ((v + a * v_step) * columns + u + i * in_step) * lanes)
+            line = moved(strip, ((v + a * v_step) * columns + u + i * in_step) * pitch)
             row = moved(taps, ((kh + a * kh_step) * KW + kw) * lanes)
             for b in range(width):
                 tap = vector_load(row, b * kw_step * lanes)
-                pixel = b * u_step * lanes
+                pixel = b * u_step * pitch
                 sum0 = vector_multiply_add(tap, vector_load(line, pixel), sum0)
                 sum1 = vector_multiply_add(tap, vector_load(line, pixel + step), sum1)
                 sum2 = vector_multiply_add(tap, vector_load(line, pixel + 2 * step), sum2)
                 sum3 = vector_multiply_add(tap, vector_load(line, pixel + 3 * step), sum3)
-        vector_store(out, i * out_step * lanes, sum0)
-        vector_store(out, (i + 1) * out_step * lanes, sum1)
-        vector_store(out, (i + 2) * out_step * lanes, sum2)
-        vector_store(out, (i + 3) * out_step * lanes, sum3)
+        vector_store(out, i * out_step * pitch, sum0)
+        vector_store(out, (i + 1) * out_step * pitch, sum1)
+        vector_store(out, (i + 2) * out_step * pitch, sum2)
+        vector_store(out, (i + 3) * out_step * pitch, sum3)
 
 
 SHAPE = (
     "counter", "x", "x_n", "x_c", "x_h", "x_w", "y", "y_n", "y_c", "y_h", "y_w", "weight", "w_c", "w_kh", "w_kw",
     "N", "C", "H", "W", "OH", "OW", "KH", "KW", "stride_h", "stride_w", "dilation_h", "dilation_w", "top", "left",
-    "bias", "bias_c", "partial", "shares", "rows", "strip_size", "accumulate", "scratch_size",
+    "bias", "bias_c", "partial", "shares", "rows", "together", "strip_size", "accumulate", "scratch_size",
 )  # fmt: skip
 SHAPE_COUNT = len(SHAPE)
 
@@ -100,7 +100,7 @@ def depthwise_forward(scratch, arguments, worker):
     (
         _, x_address, x_n, x_c, x_h, x_w, y_address, y_n, y_c, y_h, y_w, weight_address, w_c, w_kh, w_kw,
         N, C, H, W, OH, OW, KH, KW, stride_h, stride_w, dilation_h, dilation_w, top, left,
-        bias_address, bias_c, _, _, rows, strip_size, accumulate, scratch_size,
+        bias_address, bias_c, _, _, rows, together, strip_size, accumulate, scratch_size,
     ) = unpacked(arguments, SHAPE_COUNT)  # fmt: skip
     x, y = pointer(x_address, scratch), pointer(y_address, scratch)
     weight, bias = pointer(weight_address, scratch), pointer(bias_address, scratch)
@@ -111,7 +111,7 @@ def depthwise_forward(scratch, arguments, worker):
     # which are slow.
     clear(taps, (KH * KW + 1) * lanes + strip_size)
     sums = moved(strip, strip_size)
-    c_blocks, row_blocks = (C + lanes - 1) // lanes, (OH + rows - 1) // rows
+    c_blocks, row_blocks = (C + together - 1) // together, (OH + rows - 1) // rows
     columns = (OW - 1) * stride_w + (KW - 1) * dilation_w + 1
     while True:
         piece = claim(arguments)
@@ -119,26 +119,28 @@ def depthwise_forward(scratch, arguments, worker):
             return 0
         rest, c_block = divmod(piece, c_blocks)  # channels last: what one leaves of a cache page, the next one takes
         n, row_block = divmod(rest, row_blocks)
-        c, oh = c_block * lanes, row_block * rows
-        channels, height = min(lanes, C - c), min(rows, OH - oh)
-        pack_taps(taps, moved(weight, c * w_c), w_c, w_kh, w_kw, KH, KW, channels)
-        start = vector_zero(scratch)
-        if bias_address != 0:
-            for i in range(channels):
-                store(taps, KH * KW * lanes + i, load(bias, (c + i) * bias_c))
-            start = vector_load(taps, KH * KW * lanes)
+        c, oh = c_block * together, row_block * rows
+        channels, height = min(together, C - c), min(rows, OH - oh)
         strip_rows = (height - 1) * stride_h + (KH - 1) * dilation_h + 1
         pack_pixels(
-            strip, lanes, moved(x, n * x_n + c * x_c), x_n, x_c, x_h, x_w, H, W, 1, strip_rows, columns, channels,
+            strip, together, moved(x, n * x_n + c * x_c), x_n, x_c, x_h, x_w, H, W, 1, strip_rows, columns, channels,
             oh * stride_h - top, -left,
         )  # fmt: skip
-        for i in range(height):
-            row_of_sums(
-                moved(sums, i * OW * lanes), 1, OW, strip, stride_w, columns, taps, KW,
-                (0, 1, KH, i * stride_h, dilation_h), (0, 1, KW, 0, dilation_w), start,
-            )  # fmt: skip
+        for first in range(0, channels, lanes):
+            here = min(lanes, channels - first)
+            pack_taps(taps, moved(weight, (c + first) * w_c), w_c, w_kh, w_kw, KH, KW, here)
+            start = vector_zero(scratch)
+            if bias_address != 0:
+                for i in range(here):
+                    store(taps, KH * KW * lanes + i, load(bias, (c + first + i) * bias_c))
+                start = vector_load(taps, KH * KW * lanes)
+            for i in range(height):
+                row_of_sums(
+                    moved(sums, i * OW * together + first), 1, OW, moved(strip, first), stride_w, columns, together,
+                    taps, KW, (0, 1, KH, i * stride_h, dilation_h), (0, 1, KW, 0, dilation_w), start,
+                )  # fmt: skip
         out = moved(y, n * y_n + c * y_c + oh * y_h)
-        unpack_pixels(sums, lanes, 0, OW, out, 0, y_c, y_h, y_w, 1, height, OW, channels, accumulate)
+        unpack_pixels(sums, together, 0, OW, out, 0, y_c, y_h, y_w, 1, height, OW, channels, accumulate)
 
 
 @helper
@@ -174,7 +176,7 @@ def depthwise_input_grad(scratch, arguments, worker):
     (
         _, x_address, x_n, x_c, x_h, x_w, y_address, y_n, y_c, y_h, y_w, weight_address, w_c, w_kh, w_kw,
         N, C, H, W, OH, OW, KH, KW, stride_h, stride_w, dilation_h, dilation_w, top, left,
-        _, _, _, _, rows, strip_size, accumulate, scratch_size,
+        _, _, _, _, rows, together, strip_size, accumulate, scratch_size,
     ) = unpacked(arguments, SHAPE_COUNT)  # fmt: skip
     dx, dy, weight = (
         pointer(x_address, scratch),
@@ -186,7 +188,7 @@ def depthwise_input_grad(scratch, arguments, worker):
     strip = moved(taps, (KH * KW + 1) * lanes)
     clear(taps, (KH * KW + 1) * lanes + strip_size)  # as in the forward pass
     sums = moved(strip, strip_size)
-    c_blocks, row_blocks = (C + lanes - 1) // lanes, (H + rows - 1) // rows
+    c_blocks, row_blocks = (C + together - 1) // together, (H + rows - 1) // rows
     reach = (KW - 1) * dilation_w // stride_w + 1  # columns of zeros on both sides of a row of dy
     before = max(0, reach - left // stride_w)
     after = (W + left) // stride_w + 1
@@ -197,34 +199,36 @@ def depthwise_input_grad(scratch, arguments, worker):
             return 0
         rest, c_block = divmod(piece, c_blocks)  # channels last: what one leaves of a cache page, the next one takes
         n, row_block = divmod(rest, row_blocks)
-        c, first = c_block * lanes, row_block * rows
-        channels, height = min(lanes, C - c), min(rows, H - first)
-        pack_taps(taps, moved(weight, c * w_c), w_c, w_kh, w_kw, KH, KW, channels)
-        low = max(0, -((-(first + top - (KH - 1) * dilation_h)) // stride_h))
-        high = min(OH, (first + height - 1 + top) // stride_h + 1)
+        c, top_row = c_block * together, row_block * rows
+        channels, height = min(together, C - c), min(rows, H - top_row)
+        low = max(0, -((-(top_row + top - (KH - 1) * dilation_h)) // stride_h))
+        high = min(OH, (top_row + height - 1 + top) // stride_h + 1)
         pack_pixels(
-            strip, lanes, moved(dy, n * y_n + c * y_c), y_n, y_c, y_h, y_w, OH, OW, 1, max(0, high - low), columns,
+            strip, together, moved(dy, n * y_n + c * y_c), y_n, y_c, y_h, y_w, OH, OW, 1, max(0, high - low), columns,
             channels, low, -before,
         )  # fmt: skip
-        for h in range(height):
-            vertical = taps_of(first + h + top, KH, stride_h, dilation_h, OH, low)
-            for w in range(min(stride_w, W)):
-                # All columns of this remainder have the same taps; those outside dy meet the zeros.
-                horizontal = taps_of(w + left + reach * stride_w, KW, stride_w, dilation_w, 1 << 40, reach - before)
-                row_of_sums(
-                    moved(sums, (h * W + w) * lanes), stride_w, (W - w + stride_w - 1) // stride_w, strip, 1, columns,
-                    taps, KW, vertical, horizontal, vector_zero(scratch),
-                )  # fmt: skip
-        out = moved(dx, n * x_n + c * x_c + first * x_h)
-        unpack_pixels(sums, lanes, 0, W, out, 0, x_c, x_h, x_w, 1, height, W, channels, accumulate)
+        for first in range(0, channels, lanes):
+            here = min(lanes, channels - first)
+            pack_taps(taps, moved(weight, (c + first) * w_c), w_c, w_kh, w_kw, KH, KW, here)
+            for h in range(height):
+                vertical = taps_of(top_row + h + top, KH, stride_h, dilation_h, OH, low)
+                for w in range(min(stride_w, W)):
+                    # All columns of this remainder have the same taps; those outside dy meet the zeros.
+                    horizontal = taps_of(w + left + reach * stride_w, KW, stride_w, dilation_w, 1 << 40, reach - before)
+                    row_of_sums(
+                        moved(sums, (h * W + w) * together + first), stride_w, (W - w + stride_w - 1) // stride_w,
+                        moved(strip, first), 1, columns, together, taps, KW, vertical, horizontal, vector_zero(scratch),
+                    )  # fmt: skip
+        out = moved(dx, n * x_n + c * x_c + top_row * x_h)
+        unpack_pixels(sums, together, 0, W, out, 0, x_c, x_h, x_w, 1, height, W, channels, accumulate)
 
 
 @helper
-def sum_taps(out, line, grads, height, width, steps, taps):
+def sum_taps(out, line, grads, pitch, height, width, steps, taps):
     """out[k] += sum over h < height, w < width of grads[h, w] * line[h, w, k], for k < min(taps, 3).
 
-    All are vectors. `steps` are the elements from one h, w and k of line to the next. Three taps share the load of
-    grads, and hide the latency of each other's addition.
+    All are vectors, those of grads `pitch` elements apart. `steps` are those from one h, w and k of line to the next.
+    Three taps share the load of grads, and hide the latency of each other's addition.
     """
     lanes = lanes_of(out)
     step_h, step_w, step_k = steps
@@ -234,9 +238,9 @@ def sum_taps(out, line, grads, height, width, steps, taps):
     sum0, sum1, sum2 = vector_load(out, 0), vector_load(out, min(1, last) * lanes), vector_load(out, last * lanes)
     for h in range(height):
         row = moved(line, h * step_h)
-        grad_row = moved(grads, h * width * lanes)
+        grad_row = moved(grads, h * width * pitch)
         for w in range(width):
-            grad = vector_load(grad_row, w * lanes)
+            grad = vector_load(grad_row, w * pitch)
             place = w * step_w
             sum0 = vector_multiply_add(grad, vector_load(row, place), sum0)
             sum1 = vector_multiply_add(grad, vector_load(row, place + second), sum1)
@@ -252,7 +256,7 @@ def depthwise_weight_grad(scratch, arguments, worker):
     (
         _, x_address, x_n, x_c, x_h, x_w, y_address, y_n, y_c, y_h, y_w, _, _, _, _,
         N, C, H, W, OH, OW, KH, KW, stride_h, stride_w, dilation_h, dilation_w, top, left,
-        _, _, partial_address, shares, rows, strip_size, _, scratch_size,
+        _, _, partial_address, shares, rows, together, strip_size, _, scratch_size,
     ) = unpacked(arguments, SHAPE_COUNT)  # fmt: skip
     x, dy, partial = (
         pointer(x_address, scratch),
@@ -262,39 +266,39 @@ def depthwise_weight_grad(scratch, arguments, worker):
     lanes = lanes_of(scratch)
     strip = moved(scratch, worker * scratch_size)
     grads = moved(strip, strip_size)
-    clear(strip, strip_size + rows * OW * lanes)  # as in the forward pass
-    c_blocks, row_blocks = (C + lanes - 1) // lanes, (OH + rows - 1) // rows
+    clear(strip, strip_size + rows * OW * together)  # as in the forward pass
+    vectors, row_blocks = (C + lanes - 1) // lanes, (OH + rows - 1) // rows
     columns = (OW - 1) * stride_w + (KW - 1) * dilation_w + 1
     while True:
         piece = claim(arguments)
         if piece >= shares:
             return 0
-        partial_sums = moved(partial, piece * c_blocks * KH * KW * lanes)
-        for tap in range(c_blocks * KH * KW):
+        partial_sums = moved(partial, piece * vectors * KH * KW * lanes)
+        for tap in range(vectors * KH * KW):
             vector_store(partial_sums, tap * lanes, vector_zero(scratch))
         for block in range(piece * N * row_blocks // shares, (piece + 1) * N * row_blocks // shares):
             n, row_block = divmod(block, row_blocks)
             oh = row_block * rows
             height = min(rows, OH - oh)
             strip_rows = (height - 1) * stride_h + (KH - 1) * dilation_h + 1
-            for c_block in range(c_blocks):
-                c = c_block * lanes
-                channels = min(lanes, C - c)
-                sums = moved(partial_sums, c_block * KH * KW * lanes)
+            for c in range(0, C, together):
+                channels = min(together, C - c)
                 pack_pixels(
-                    strip, lanes, moved(x, n * x_n + c * x_c), x_n, x_c, x_h, x_w, H, W, 1, strip_rows, columns,
+                    strip, together, moved(x, n * x_n + c * x_c), x_n, x_c, x_h, x_w, H, W, 1, strip_rows, columns,
                     channels, oh * stride_h - top, -left,
                 )  # fmt: skip
                 pack_pixels(
-                    grads, lanes, moved(dy, n * y_n + c * y_c), y_n, y_c, y_h, y_w, OH, OW, 1, height, OW, channels,
+                    grads, together, moved(dy, n * y_n + c * y_c), y_n, y_c, y_h, y_w, OH, OW, 1, height, OW, channels,
                     oh, 0,
                 )  # fmt: skip
-                for kh in range(KH):
-                    for kw in range(0, KW, 3):
-                        line = moved(strip, (kh * dilation_h * columns + kw * dilation_w) * lanes)
-                        steps = stride_h * columns * lanes, stride_w * lanes, dilation_w * lanes
-                        out = moved(sums, (kh * KW + kw) * lanes)
-                        sum_taps(out, line, grads, height, OW, steps, KW - kw)
+                for first in range(0, channels, lanes):
+                    sums = moved(partial_sums, (c + first) * KH * KW)
+                    for kh in range(KH):
+                        for kw in range(0, KW, 3):
+                            line = moved(strip, (kh * dilation_h * columns + kw * dilation_w) * together + first)
+                            steps = stride_h * columns * together, stride_w * together, dilation_w * together
+                            out = moved(sums, (kh * KW + kw) * lanes)
+                            sum_taps(out, line, moved(grads, first), together, height, OW, steps, KW - kw)
 
 
 @NestKernel
@@ -302,7 +306,7 @@ def add_depthwise_shares(scratch, arguments, worker):
     """weight is dw here: dw (+)= the partial sums of all shares, added in their order."""
     (
         _, _, _, _, _, _, _, _, _, _, _, weight_address, w_c, w_kh, w_kw,
-        _, C, _, _, _, _, KH, KW, _, _, _, _, _, _, _, _, partial_address, shares, _, _, accumulate, scratch_size,
+        _, C, _, _, _, _, KH, KW, _, _, _, _, _, _, _, _, partial_address, shares, _, _, _, accumulate, scratch_size,
     ) = unpacked(arguments, SHAPE_COUNT)  # fmt: skip
     dw, partial = pointer(weight_address, scratch), pointer(partial_address, scratch)
     lanes = lanes_of(scratch)
@@ -337,6 +341,7 @@ def launch(
     w: Strides,
     bias: int | None,
     rows: int,
+    together: int,
     strip: int,
     shares: int,
     accumulate: bool,
@@ -351,5 +356,5 @@ def launch(
     values |= {"dilation_h": g.dilation[0], "dilation_w": g.dilation[1]}
     values |= {"bias": 0 if bias is None else Address("bias"), "bias_c": bias or 0}
     values |= {"partial": Address("partial") if shares else 0, "shares": shares}
-    values |= {"rows": rows, "strip_size": strip, "accumulate": accumulate}
+    values |= {"rows": rows, "together": together, "strip_size": strip, "accumulate": accumulate}
     return Launch(kernel, SHAPE, values, pieces)

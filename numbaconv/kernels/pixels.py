@@ -160,6 +160,8 @@ def unpack_pixels(pixels, pitch, image, columns, y, y_n, y_c, y_h, y_w, images, 
             elif y_c == 1 and channels == lanes and not accumulate:
                 for w in range(width):
                     vector_store(out, w * y_w, vector_load(source, w * pitch))
+            elif y_c == 1 and y_w == channels and pitch == channels:
+                write_run(out, 1, source, width * channels, accumulate)
             else:
                 for w in range(width):
                     write_run(moved(out, w * y_w), y_c, moved(source, w * pitch), channels, accumulate)

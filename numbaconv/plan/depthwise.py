@@ -7,7 +7,10 @@ from dataclasses import replace
 from ..geometry import Geometry
 from ..kernels import depthwise, tiling
 from ..kernels.launch import Address, Launch, NestKernel, Program
-from .base import PIECES, Plan, Strides, enough_work
+from .base import PIECES, Plan, Strides, enough_work, even_blocks, round_up
+
+# Channels of channels-last arrays that are packed together: whole lines of 16 vectors, and rows of them in a strip.
+TOGETHER_BYTES = 1024
 
 
 def fits(plan: Plan) -> bool:
@@ -21,7 +24,10 @@ def plan_pass(plan: Plan, x: Strides, y: Strides, start: int, w: Strides, bias: 
     """Plan of a pass with one channel and one filter per group; None if a row of it is too long for scratch."""
     g, dtype = plan.geometry, plan.dtype
     lanes = tiling.lanes(dtype.itemsize)
-    blocks = -(-g.C // lanes)
+    # Channels that lie side by side are packed side by side.
+    together = lanes
+    if x[1] == y[1] == 1:
+        together = even_blocks(g.C, TOGETHER_BYTES // dtype.itemsize, lanes)
     taps = (g.KH * g.KW + 1) * lanes
     forward_like = plan.name != "input gradient"
     # Columns and rows of the packed strip, and of the sums or of the packed dy, for a block of `rows` rows.
@@ -33,20 +39,23 @@ def plan_pass(plan: Plan, x: Strides, y: Strides, start: int, w: Strides, bias: 
 
     def strip(rows: int) -> int:
         height = (rows - 1) * g.stride[0] if forward_like else rows // g.stride[0] + 1
-        return ((height + (g.KH - 1) * g.dilation[0] + 1) * columns + 4 * g.stride[1]) * lanes
+        return ((height + (g.KH - 1) * g.dilation[0] + 1) * columns + 4 * g.stride[1]) * together
 
     def size(rows: int) -> int:
-        return strip(rows) + (rows * out_columns + 4 * g.stride[1]) * lanes
+        return strip(rows) + (rows * out_columns + 4 * g.stride[1]) * together
 
+    while together > lanes and size(1) * dtype.itemsize > tiling.PANEL_BYTES // 2:  # long rows
+        together = round_up(together // 2, lanes)
     rows = max(1, most)
-    while rows > 1 and size(rows) * dtype.itemsize > tiling.PLANES_BYTES:
+    most_bytes = tiling.PLANES_BYTES if together == lanes else tiling.PANEL_BYTES
+    while rows > 1 and size(rows) * dtype.itemsize > most_bytes:
         rows = -(-rows // 2)
     if size(rows) * dtype.itemsize > tiling.PANEL_BYTES:
         return None
     row_blocks = -(-most // rows)
     weight = Address("weight", start)
-    shared = g, rows, strip(rows), plan.accumulate
-    pieces = g.N * blocks * row_blocks
+    shared = g, rows, together, strip(rows), plan.accumulate
+    pieces = g.N * -(-g.C // together) * row_blocks
     buffers = {}
     if plan.name == "forward":
         names = ("x", "weight", "bias", "y")
@@ -58,16 +67,17 @@ def plan_pass(plan: Plan, x: Strides, y: Strides, start: int, w: Strides, bias: 
         names = ("x", "dy", "bias", "dw")
         weight = Address("dw", start)
         shares = max(1, min(g.N * row_blocks, PIECES))
-        buffers = {"partial": shares * blocks * g.KH * g.KW * lanes}
+        buffers = {"partial": shares * -(-g.C // lanes) * g.KH * g.KW * lanes}
         launches = [
             _depthwise(kernel, count, ("x", "dy"), x, y, weight, w, None, shares, *shared)
             for kernel, count in (
                 (depthwise.depthwise_weight_grad, shares),
-                (depthwise.add_depthwise_shares, blocks),
+                (depthwise.add_depthwise_shares, -(-g.C // lanes)),
             )
         ]
     program = Program(launches, names, buffers, taps + size(rows), dtype, enough_work(8 * g.flops))
-    return replace(plan, reason=f"{plan.reason}; depthwise", program=program, blocks={"channels": lanes, "rows": rows})
+    blocks = {"channels": together, "rows": rows}
+    return replace(plan, reason=f"{plan.reason}; depthwise", program=program, blocks=blocks)
 
 
 def _depthwise(
@@ -82,7 +92,8 @@ def _depthwise(
     shares: int,
     g: Geometry,
     rows: int,
+    together: int,
     strip: int,
     accumulate: bool,
 ) -> Launch:
-    return depthwise.launch(kernel, pieces, g, names, x, y, weight, w, bias, rows, strip, shares, accumulate)
+    return depthwise.launch(kernel, pieces, g, names, x, y, weight, w, bias, rows, together, strip, shares, accumulate)
