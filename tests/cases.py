@@ -149,6 +149,9 @@ SHAPES = (
     Case("depthwise", 2, 9, 7, 8, 9, 3, 3, padding=1, groups=9),
     Case("depthwise_multiplier", 1, 5, 6, 9, 15, 3, 3, stride=2, padding=1, groups=5),
     Case("depthwise_dilated", 1, 8, 9, 9, 8, 3, 3, dilation=2, padding=2, groups=8),
+    Case("depthwise_whole_vectors", 2, 32, 7, 12, 32, 3, 3, padding=((1, 2), (0, 1)), groups=32),
+    Case("depthwise_whole_strided", 1, 32, 13, 17, 32, 3, 2, stride=(2, 3), padding=1, groups=32),
+    Case("depthwise_whole_dilated", 1, 16, 9, 14, 16, 2, 3, padding=(0, 5), dilation=(3, 2), groups=16),
     Case("column_map", 1, 3, 40, 1, 4, 3, 1),
     Case("row_map", 1, 3, 1, 40, 4, 1, 3),
     Case("long_rows", 1, 2, 4, 150, 3, 3, 3, padding=1),
@@ -195,4 +198,5 @@ MEMORY = (
     Case("channels", 1, 37, 4, 5, 26, 3, 3, padding=1),
     Case("batch", 18, 3, 4, 5, 7, 3, 3),
     Case("planes", 2, 9, 7, 20, 9, 3, 3, padding=1, groups=9),
+    Case("whole_planes", 1, 16, 5, 9, 16, 3, 3, padding=1, groups=16),
 )

@@ -18,7 +18,7 @@ from functools import partial
 from ..geometry import Geometry
 from .jit import helper
 from .launch import Address, Launch, NestKernel
-from .packing import clear
+from .packing import clear, inside
 from .pixels import pack_pixels, unpack_pixels
 from .simd import (
     claim,
@@ -40,6 +40,8 @@ Strides = tuple[int, int, int, int]
 
 # At level 2 the forward pass takes 6 to 12% longer.
 depthwise_kernel = partial(NestKernel, level=3)
+# Pixels of channels-last arrays that are summed for all channels before others are.
+PIXELS = 8
 
 
 @helper
@@ -58,32 +60,34 @@ def pack_taps(taps, weight, w_c, w_kh, w_kw, KH, KW, channels):
 
 
 @helper
-def row_of_sums(out, out_step, count, strip, in_step, columns, pitch, taps, KW, vertical, horizontal, bias):
-    """out[i * out_step] = bias + sum of taps * strip, vectors throughout, for i < count; up to 3 more are written.
+def row_of_sums(out, out_step, count, line, step, taps, KW, vertical, horizontal, bias):
+    """out[i * out_step] = bias + sum of taps * what pixel i of the line reads, vectors throughout, for i < count.
 
-    Pixels of out and of the strip are `pitch` elements apart. `vertical` is (first tap, step to the next, how many, row
-    of the first, rows to the next), `horizontal` the same for columns. Four pixels share the load of a tap.
+    Pixels of the line are `step` elements apart. `vertical` is (first tap, step to the next, how many, elements from a
+    row to the next), `horizontal` the same for columns. Four pixels share the load of a tap: the last four once more
+    what others of them wrote, and of less than four, pixels up to the fourth are written.
     """
-    lanes = lanes_of(strip)
-    kh, kh_step, height, v, v_step = vertical
-    kw, kw_step, width, u, u_step = horizontal
-    step = in_step * pitch
-    for i in range(0, count, 4):
+    lanes = lanes_of(line)
+    kh, kh_step, height, row_step = vertical
+    kw, kw_step, width, column_step = horizontal
+    for four in range(0, count, 4):
+        i = max(0, min(four, count - 4))
         sum0, sum1, sum2, sum3 = bias, bias, bias, bias
         for a in range(height):
-            line = moved(strip, ((v + a * v_step) * columns + u + i * in_step) * pitch)
+            pixels = moved(line, i * step + a * row_step)
             row = moved(taps, ((kh + a * kh_step) * KW + kw) * lanes)
             for b in range(width):
                 tap = vector_load(row, b * kw_step * lanes)
-                pixel = b * u_step * pitch
-                sum0 = vector_multiply_add(tap, vector_load(line, pixel), sum0)
-                sum1 = vector_multiply_add(tap, vector_load(line, pixel + step), sum1)
-                sum2 = vector_multiply_add(tap, vector_load(line, pixel + 2 * step), sum2)
-                sum3 = vector_multiply_add(tap, vector_load(line, pixel + 3 * step), sum3)
-        vector_store(out, i * out_step * pitch, sum0)
-        vector_store(out, (i + 1) * out_step * pitch, sum1)
-        vector_store(out, (i + 2) * out_step * pitch, sum2)
-        vector_store(out, (i + 3) * out_step * pitch, sum3)
+                pixel = b * column_step
+                sum0 = vector_multiply_add(tap, vector_load(pixels, pixel), sum0)
+                sum1 = vector_multiply_add(tap, vector_load(pixels, pixel + step), sum1)
+                sum2 = vector_multiply_add(tap, vector_load(pixels, pixel + 2 * step), sum2)
+                sum3 = vector_multiply_add(tap, vector_load(pixels, pixel + 3 * step), sum3)
+        here = moved(out, i * out_step)
+        vector_store(here, 0, sum0)
+        vector_store(here, out_step, sum1)
+        vector_store(here, 2 * out_step, sum2)
+        vector_store(here, 3 * out_step, sum3)
 
 
 SHAPE = (
@@ -96,7 +100,11 @@ SHAPE_COUNT = len(SHAPE)
 
 @depthwise_kernel
 def depthwise_forward(scratch, arguments, worker):
-    """Pieces: image, block of channels, block of `rows` rows of y."""
+    """Pieces: image, block of channels, block of `rows` rows of y.
+
+    Outputs of channels-last arrays whose taps are all in x are computed in place, and the others, on up to four sides
+    of them, from a strip with the padding.
+    """
     (
         _, x_address, x_n, x_c, x_h, x_w, y_address, y_n, y_c, y_h, y_w, weight_address, w_c, w_kh, w_kw,
         N, C, H, W, OH, OW, KH, KW, stride_h, stride_w, dilation_h, dilation_w, top, left,
@@ -106,13 +114,13 @@ def depthwise_forward(scratch, arguments, worker):
     weight, bias = pointer(weight_address, scratch), pointer(bias_address, scratch)
     lanes = lanes_of(scratch)
     taps = moved(scratch, worker * scratch_size)
-    strip = moved(taps, (KH * KW + 1) * lanes)
-    # Channels and pixels of whole vectors that there are none of: zeros, since old memory may hold subnormal numbers,
+    strip = moved(taps, (KH * KW + 1) * together)
+    # What whole vectors have of channels and pixels that there are none of is 0: old memory may hold subnormal numbers,
     # which are slow.
-    clear(taps, (KH * KW + 1) * lanes + strip_size)
+    clear(taps, (KH * KW + 1) * together + (strip_size if C % together != 0 else 0))
     sums = moved(strip, strip_size)
     c_blocks, row_blocks = (C + together - 1) // together, (OH + rows - 1) // rows
-    columns = (OW - 1) * stride_w + (KW - 1) * dilation_w + 1
+    reach_h, reach_w = (KH - 1) * dilation_h + 1, (KW - 1) * dilation_w + 1
     while True:
         piece = claim(arguments)
         if piece >= N * c_blocks * row_blocks:
@@ -121,34 +129,89 @@ def depthwise_forward(scratch, arguments, worker):
         n, row_block = divmod(rest, row_blocks)
         c, oh = c_block * together, row_block * rows
         channels, height = min(together, C - c), min(rows, OH - oh)
-        strip_rows = (height - 1) * stride_h + (KH - 1) * dilation_h + 1
-        pack_pixels(
-            strip, together, moved(x, n * x_n + c * x_c), x_n, x_c, x_h, x_w, H, W, 1, strip_rows, columns, channels,
-            oh * stride_h - top, -left,
-        )  # fmt: skip
         for first in range(0, channels, lanes):
             here = min(lanes, channels - first)
-            pack_taps(taps, moved(weight, (c + first) * w_c), w_c, w_kh, w_kw, KH, KW, here)
-            start = vector_zero(scratch)
-            if bias_address != 0:
-                for i in range(here):
-                    store(taps, KH * KW * lanes + i, load(bias, (c + first + i) * bias_c))
-                start = vector_load(taps, KH * KW * lanes)
-            for i in range(height):
-                row_of_sums(
-                    moved(sums, i * OW * together + first), 1, OW, moved(strip, first), stride_w, columns, together,
-                    taps, KW, (0, 1, KH, i * stride_h, dilation_h), (0, 1, KW, 0, dilation_w), start,
-                )  # fmt: skip
-        out = moved(y, n * y_n + c * y_c + oh * y_h)
-        unpack_pixels(sums, together, 0, OW, out, 0, y_c, y_h, y_w, 1, height, OW, channels, accumulate)
+            vectors = moved(taps, first * (KH * KW + 1))
+            pack_taps(vectors, moved(weight, (c + first) * w_c), w_c, w_kh, w_kw, KH, KW, here)
+            for i in range(here if bias_address != 0 else 0):
+                store(vectors, KH * KW * lanes + i, load(bias, (c + first + i) * bias_c))
+        source, out = moved(x, n * x_n + c * x_c), moved(y, n * y_n + c * y_c + oh * y_h)
+        top_row, left_column = oh * stride_h - top, -left
+        # Rows from above to below and columns from first to last need no padding.
+        above, below, first, last = height, height, 0, 0
+        if x_c == 1 and y_c == 1 and channels % lanes == 0 and not accumulate:
+            above, below = inside(top_row, stride_h, H - reach_h + 1, height)
+            first, last = inside(left_column, stride_w, W - reach_w + 1, OW)
+            if last - first < 4:
+                above, below = height, height
+        for v in range(above, below):
+            line = moved(source, (top_row + v * stride_h) * x_h + (left_column + first * stride_w) * x_w)
+            sum_in_place(
+                moved(out, v * y_h + first * y_w), y_w, last - first, line, stride_w * x_w, taps, KH, KW,
+                dilation_h * x_h, dilation_w * x_w, channels,
+            )  # fmt: skip
+        for side in range(4):
+            v, v_end, u, u_end = side_of(side, above, below, first, last, height, OW)
+            if v == v_end or u == u_end:
+                continue
+            columns = (u_end - u - 1) * stride_w + reach_w
+            pack_pixels(
+                strip, together, source, x_n, x_c, x_h, x_w, H, W, 1, (v_end - v - 1) * stride_h + reach_h, columns,
+                channels, top_row + v * stride_h, left_column + u * stride_w,
+            )  # fmt: skip
+            size = ((v_end - v - 1) * stride_h + reach_h) * columns * together
+            clear(moved(strip, size), 3 * stride_w * together)
+            for i in range(0, channels, lanes):
+                vectors = moved(taps, i * (KH * KW + 1))
+                for h in range(v_end - v):
+                    row_of_sums(
+                        moved(sums, h * (u_end - u) * together + i), together, u_end - u,
+                        moved(strip, h * stride_h * columns * together + i), stride_w * together, vectors, KW,
+                        (0, 1, KH, dilation_h * columns * together), (0, 1, KW, dilation_w * together),
+                        vector_load(vectors, KH * KW * lanes),
+                    )  # fmt: skip
+            unpack_pixels(
+                sums, together, 0, u_end - u, moved(out, v * y_h + u * y_w), 0, y_c, y_h, y_w, 1, v_end - v, u_end - u,
+                channels, accumulate,
+            )  # fmt: skip
+
+
+@helper
+def sum_in_place(out, out_step, count, line, step, taps, KH, KW, row_step, column_step, channels):
+    """out[i * out_step + c] = the sum for pixel i of the line and channel c, for i < count, at least 4.
+
+    Some pixels of all channels at a time, so that memory is walked in order.
+    """
+    lanes = lanes_of(out)
+    most = min(PIXELS, count)
+    for start in range(0, count, PIXELS):
+        i = min(start, count - most)
+        for c in range(0, channels, lanes):
+            vectors = moved(taps, c * (KH * KW + 1))
+            row_of_sums(
+                moved(out, i * out_step + c), out_step, most, moved(line, i * step + c), step, vectors, KW,
+                (0, 1, KH, row_step), (0, 1, KW, column_step), vector_load(vectors, KH * KW * lanes),
+            )  # fmt: skip
+
+
+@helper
+def side_of(side, above, below, first, last, height, width):
+    """(first row, end, first column, end) of what lies on a side of rows above to below, columns first to last."""
+    if side == 0:
+        return 0, above, 0, width
+    if side == 1:
+        return below, height, 0, width
+    if side == 2:
+        return above, below, 0, first
+    return above, below, last, width
 
 
 @helper
 def taps_of(place, taps, stride, dilation, extent, first_row):
-    """The taps k that a pixel at `place` = h + padding gets products from, in the form of :func:`row_of_sums`.
+    """(first tap, step to the next, how many, row of the first, rows to the next) that a pixel gets products from.
 
-    Those with (place - k * dilation) divisible by the stride and the quotient in [0, extent), counted
-    from `first_row`.
+    It is at `place` = h + padding, and its taps k are those with (place - k * dilation) divisible by the stride and the
+    quotient in [0, extent), counted from `first_row`.
     """
     step, back = stride, dilation
     if stride > 1:
@@ -215,9 +278,13 @@ def depthwise_input_grad(scratch, arguments, worker):
                 for w in range(min(stride_w, W)):
                     # All columns of this remainder have the same taps; those outside dy meet the zeros.
                     horizontal = taps_of(w + left + reach * stride_w, KW, stride_w, dilation_w, 1 << 40, reach - before)
+                    kh, kh_step, count_h, v, v_step = vertical
+                    kw, kw_step, count_w, u, u_step = horizontal
                     row_of_sums(
-                        moved(sums, (h * W + w) * together + first), stride_w, (W - w + stride_w - 1) // stride_w,
-                        moved(strip, first), 1, columns, together, taps, KW, vertical, horizontal, vector_zero(scratch),
+                        moved(sums, (h * W + w) * together + first), stride_w * together,
+                        (W - w + stride_w - 1) // stride_w, moved(strip, (v * columns + u) * together + first),
+                        together, taps, KW, (kh, kh_step, count_h, v_step * columns * together),
+                        (kw, kw_step, count_w, u_step * together), vector_zero(scratch),
                     )  # fmt: skip
         out = moved(dx, n * x_n + c * x_c + top_row * x_h)
         unpack_pixels(sums, together, 0, W, out, 0, x_c, x_h, x_w, 1, height, W, channels, accumulate)

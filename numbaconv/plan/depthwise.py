@@ -24,12 +24,18 @@ def plan_pass(plan: Plan, x: Strides, y: Strides, start: int, w: Strides, bias: 
     """Plan of a pass with one channel and one filter per group; None if a row of it is too long for scratch."""
     g, dtype = plan.geometry, plan.dtype
     lanes = tiling.lanes(dtype.itemsize)
+    names, arrays = ("x", "y"), ("x", "weight", "bias", "y")
+    if plan.name == "input gradient":
+        names, arrays = ("dx", "dy"), ("dy", "weight", "bias", "dx")
+    forward_like = plan.name != "input gradient" or g.stride == (1, 1)
+    if plan.name == "input gradient" and forward_like:
+        # The forward pass over dy with the turned kernel.
+        start, w = start + (g.KH - 1) * w[2] + (g.KW - 1) * w[3], (*w[:2], -w[2], -w[3])
+        g, x, y, names = _turned(g), y, x, ("dy", "dx")
     # Channels that lie side by side are packed side by side.
     together = lanes
     if x[1] == y[1] == 1:
         together = even_blocks(g.C, TOGETHER_BYTES // dtype.itemsize, lanes)
-    taps = (g.KH * g.KW + 1) * lanes
-    forward_like = plan.name != "input gradient"
     # Columns and rows of the packed strip, and of the sums or of the packed dy, for a block of `rows` rows.
     if forward_like:
         columns, out_columns, most = (g.OW - 1) * g.stride[1] + (g.KW - 1) * g.dilation[1] + 1, g.OW, g.OH
@@ -41,10 +47,13 @@ def plan_pass(plan: Plan, x: Strides, y: Strides, start: int, w: Strides, bias: 
         height = (rows - 1) * g.stride[0] if forward_like else rows // g.stride[0] + 1
         return ((height + (g.KH - 1) * g.dilation[0] + 1) * columns + 4 * g.stride[1]) * together
 
+    def taps() -> int:
+        return (g.KH * g.KW + 1) * together
+
     def size(rows: int) -> int:
         return strip(rows) + (rows * out_columns + 4 * g.stride[1]) * together
 
-    while together > lanes and size(1) * dtype.itemsize > tiling.PANEL_BYTES // 2:  # long rows
+    while together > lanes and (taps() + size(1)) * dtype.itemsize > tiling.PANEL_BYTES // 2:  # long rows
         together = round_up(together // 2, lanes)
     rows = max(1, most)
     most_bytes = tiling.PLANES_BYTES if together == lanes else tiling.PANEL_BYTES
@@ -57,14 +66,11 @@ def plan_pass(plan: Plan, x: Strides, y: Strides, start: int, w: Strides, bias: 
     shared = g, rows, together, strip(rows), plan.accumulate
     pieces = g.N * -(-g.C // together) * row_blocks
     buffers = {}
-    if plan.name == "forward":
-        names = ("x", "weight", "bias", "y")
-        launches = [_depthwise(depthwise.depthwise_forward, pieces, ("x", "y"), x, y, weight, w, bias, 0, *shared)]
-    elif plan.name == "input gradient":
-        names = ("dy", "weight", "bias", "dx")
-        launches = [_depthwise(depthwise.depthwise_input_grad, pieces, ("dx", "dy"), x, y, weight, w, None, 0, *shared)]
+    if plan.name != "weight gradient":
+        kernel = depthwise.depthwise_forward if forward_like else depthwise.depthwise_input_grad
+        launches = [_depthwise(kernel, pieces, names, x, y, weight, w, bias, 0, *shared)]
     else:
-        names = ("x", "dy", "bias", "dw")
+        arrays = ("x", "dy", "bias", "dw")
         weight = Address("dw", start)
         shares = max(1, min(g.N * row_blocks, PIECES))
         buffers = {"partial": shares * -(-g.C // lanes) * g.KH * g.KW * lanes}
@@ -75,9 +81,17 @@ def plan_pass(plan: Plan, x: Strides, y: Strides, start: int, w: Strides, bias: 
                 (depthwise.add_depthwise_shares, -(-g.C // lanes)),
             )
         ]
-    program = Program(launches, names, buffers, taps + size(rows), dtype, enough_work(8 * g.flops))
+    program = Program(launches, arrays, buffers, taps() + size(rows), dtype, enough_work(8 * g.flops))
     blocks = {"channels": together, "rows": rows}
     return replace(plan, reason=f"{plan.reason}; depthwise", program=program, blocks=blocks)
+
+
+def _turned(g: Geometry) -> Geometry:
+    """The problem that dx at stride 1 is, as a forward pass over dy."""
+    top, bottom, left, right = g.padding
+    reach_h, reach_w = (g.KH - 1) * g.dilation[0], (g.KW - 1) * g.dilation[1]
+    padding = reach_h - top, reach_h - bottom, reach_w - left, reach_w - right
+    return replace(g, H=g.OH, W=g.OW, OH=g.H, OW=g.W, padding=padding)
 
 
 def _depthwise(
