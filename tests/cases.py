@@ -175,6 +175,7 @@ BLOCKS = (
     Case("blocks_3x3", 1, 70, 60, 60, 67, 3, 3, padding=1),
     Case("blocks_grouped", 2, 64, 20, 21, 96, 3, 3, padding=1, groups=2),
     Case("blocks_deep", 2, 300, 9, 11, 130, 1, 1),
+    Case("blocks_few_filters", 2, 137, 25, 40, 11, 1, 1),
     Case("blocks_deep_3x3", 1, 131, 7, 7, 37, 3, 3, padding=1),
     Case("blocks_depth", 1, 101, 21, 22, 11, 3, 3, padding=1),
     Case("blocks_filters", 1, 7, 9, 9, 270, 3, 3, padding=1),

@@ -12,7 +12,8 @@ A product of F x K and K x pixels, K = (c, kh, kw): the packed weight is `a`, a 
 
 The strip's rows are as long as the sums', so that tap (kh, kw) of pixel j is element j + table[kh, kw] of a channel.
 Between the rows lie KW - 1 columns that are computed and not stored. With many filters those would cost more than a
-copy of the strip for each tap, without them: a panel.
+copy of the strip for each tap, without them: a panel. A 1 x 1 kernel with few filters, which would read a copy once or
+twice, reads x itself.
 
 Pieces write different filters or pixels of y, and the order of each sum is that of K, whoever claims the
 piece: the same bits for any number of threads.
@@ -57,6 +58,8 @@ class Blocking:
     flat: bool
     #: Channels of the strip whose taps are copied to the panel at a time; 0 for no panel.
     group: int
+    #: Whether blocks of whole vectors read x where it lies, as a 1 x 1 kernel can.
+    x_in_place: bool
 
     def sums(self, p: Product) -> int:
         """Elements of sums: of one panel of filters where no other channels follow, of a block of filters else."""
@@ -80,6 +83,7 @@ def launches(products: list[tuple[Product, Blocking]]) -> list[Launch]:
             values["panels"] = Address("panels", before * panel_elements(p, 1))
         values |= {"MC": b.MC, "KC": b.KC, "images": b.images, "rows": b.rows, "columns": b.columns, "batch": b.batch}
         values |= {"strip_pitch": b.strip_pitch, "pitch": b.pitch, "flat": b.flat, "group_size": b.group}
+        values["x_in_place"] = b.x_in_place
         multiplying.append(Launch(forward, FORWARD, values, p.groups * -(-p.F // b.MC) * blocks(p, b)))
     packed = [p for p, b in products if b.packed and p.C > 0]
     return ([packing(packed[0])] if packed else []) + multiplying
@@ -98,7 +102,7 @@ FORWARD = (
     "panels", "bias", "bias_f", "y", "y_n", "y_f", "y_h", "y_w", "N", "OH", "OW", "groups", "C", "F", "KH", "KW",
     "stride_h", "stride_w", "offset_h", "offset_w", "dilation_h", "dilation_w", "phases_h", "phases_w",
     "reach_h", "reach_w", "MC", "KC", "images", "rows", "columns", "batch", "strip_pitch", "pitch", "packed",
-    "flat", "group_size", "accumulate", "scratch_size",
+    "flat", "group_size", "x_in_place", "accumulate", "scratch_size",
 )  # fmt: skip
 FORWARD_COUNT = len(FORWARD)
 
@@ -111,7 +115,7 @@ def forward(scratch, arguments, worker):
         panels_address, bias_address, bias_f, y_address, y_n, y_f, y_h, y_w, N, OH, OW, groups, C, F, KH, KW,
         stride_h, stride_w, offset_h, offset_w, dilation_h, dilation_w, phases_h, phases_w,
         reach_h, reach_w, MC, KC, images, rows, columns, batch, strip_pitch, pitch, packed, flat, group_size,
-        accumulate, scratch_size,
+        x_in_place, accumulate, scratch_size,
     ) = unpacked(arguments, FORWARD_COUNT)  # fmt: skip
     x, y = pointer(x_address, scratch), pointer(y_address, scratch)
     weight, panels, bias = (
@@ -173,7 +177,8 @@ def forward(scratch, arguments, worker):
             channels = min(KC, C - c)
             source = moved(x, (group * C + c) * x_c)
             step = group_size if group_size else max(channels, 1)
-            for g in range(0, channels, step):
+            unpacked_x = x_in_place and width % lanes == 0
+            for g in range(0, 0 if unpacked_x else channels, step):
                 here = min(step, channels - g)
                 done = 0
                 while done < width:
@@ -191,7 +196,9 @@ def forward(scratch, arguments, worker):
                         height, width, strip_rows, strip_columns,
                     )  # fmt: skip
             b, rows_of_b, taps_of_b, b_pitch = strip, channels, taps, strip_pitch
-            if group_size:
+            if unpacked_x:
+                b, b_pitch = moved(source, n * x_n + ow), x_c
+            elif group_size:
                 b, rows_of_b, taps_of_b, b_pitch = panel, channels * taps, 1, pitch
             a = moved(panels, group * group_pitch + f // MR * a_pitch + c * taps * MR)
             for r in range(0, filters, MR):

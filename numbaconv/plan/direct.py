@@ -15,6 +15,10 @@ from .base import Plan, enough_work, even_blocks, pieces_of_output, round_up
 # Filters whose multiply-adds cost as much as copying a vector from the strip to the panel, and what they cost on
 # vectors that begin anywhere: 181 GF/s in a panel, 155 on the strip (128>128@56 3x3/2).
 COPY_COST, UNALIGNED = 8, 1.15
+# Filters up to which a 1 x 1 kernel reads x where it lies, and channels at a time: each is on a page of its own, of
+# which the first level of translation knows 64 to 96. Half as many at multiples of this distance, whose channels meet
+# in a quarter of the sets of L1.
+FEW_FILTERS, PAGES, FEW_SETS = 2 * tiling.MR, 64, 1024
 
 
 def block_forward(p: Product, dtype: np.dtype) -> forward.Blocking:
@@ -37,6 +41,8 @@ def _block_forward(p: Product, dtype: np.dtype, outputs: int) -> forward.Blockin
     batch = even_blocks(p.N, 4 * lanes) if batch_runs else 1
     pointwise = p.KH == p.KW == p.H == p.OH == 1 and p.stride == (1, 1) and p.offset == (0, 0)
     flat = pointwise and batch == 1 and p.OW == p.W
+    # A copy of x would not be read often enough: x is, where it lies, whole vectors of an image at a time.
+    in_place = flat and p.x_strides[3] == 1 and p.F <= FEW_FILTERS and p.OW >= 4 * lanes
     taps = max(1, p.KH * p.KW)
     reach = p.reach(0), p.reach(1)
     most = outputs // dtype.itemsize
@@ -47,6 +53,8 @@ def _block_forward(p: Product, dtype: np.dtype, outputs: int) -> forward.Blockin
     if flat:
         pieces = -(-pieces_of_output() // (p.groups * f_blocks))
         columns = min(most, max(round_up(-(-p.N * p.OW // pieces), lanes), 4 * lanes))
+        if in_place:
+            columns = round_up(even_blocks(p.OW, columns), lanes)
         images, rows, count, largest = 1, 1, columns, odd_lines(most + lanes, line)
     else:
         in_strip, in_panel = (_output_block(endless, r, 1, f_blocks, most, lanes) for r in (reach, (0, 0)))
@@ -59,9 +67,13 @@ def _block_forward(p: Product, dtype: np.dtype, outputs: int) -> forward.Blockin
         count = _pixels(images, rows, columns, reach) * batch
     strip_pitch = odd_lines(strip_elements(p, images, rows, columns, batch) + lanes, line)
     fitting = min(tiling.PANEL_BYTES // dtype.itemsize // largest, tiling.DEPTH // taps)
+    if in_place:
+        fitting = min(fitting, PAGES if p.x_strides[1] * dtype.itemsize % FEW_SETS else PAGES // 2)
     KC = even_blocks(p.C, fitting)
     pitch = odd_lines(count, line)
-    b = forward.Blocking(MC, KC, images, rows, columns, batch, strip_pitch, pitch, False, flat, min(group, KC))
+    flat = flat and not in_place
+    group = min(group, KC)
+    b = forward.Blocking(MC, KC, images, rows, columns, batch, strip_pitch, pitch, False, flat, group, in_place)
     # Filters that lie nearer to each other than channels, as in the input gradient, are read together, ahead.
     return replace(b, packed=forward.blocks(p, b) > 2 or p.w_strides[1] < p.w_strides[2])
 
