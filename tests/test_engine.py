@@ -22,6 +22,7 @@ SHAPES = {
     "1x1": ((4, 1024, 14, 14), (2048, 1024, 1, 1), {"stride": 2}),
     "first layer": ((4, 3, 224, 224), (64, 3, 11, 11), {"stride": 4, "padding": 2}),
     "dilated": ((2, 32, 64, 64), (32, 32, 3, 3), {"dilation": 16, "padding": 16}),
+    "columns": ((32, 64, 14, 14), (256, 64, 5, 5), {}),
     "depthwise": ((4, 512, 224, 224), (512, 1, 3, 3), {"groups": 512, "padding": 1}),
     "multiplier": ((4, 16, 112, 112), (48, 1, 3, 3), {"groups": 16, "padding": 1}),
     "one channel": ((32, 1, 224, 224), (8, 1, 5, 5), {}),
@@ -94,6 +95,18 @@ def test_weight_gradient_of_few_channels_has_pixels_in_the_vector():
         options = {"padding": 1, "groups": groups, "algorithm": "direct"}
         plans = numbaconv.explain((4, C, 64, 64), (F, C // groups, 3, 3), **options)
         assert ("pixels in the vector" in str(plans.weight_grad)) == found
+
+
+def test_input_gradient_of_small_outputs_goes_by_columns():
+    """Where most taps of most pixels have no output; and not where each has one."""
+    for shape, weight, options, found in (
+        ((32, 16, 5, 5), (120, 16, 5, 5), {}, True),
+        ((5, 22, 9, 9), (80, 11, 4, 3), {"stride": (1, 2), "groups": 2}, True),
+        ((5, 12, 9, 8), (60, 12, 4, 3), {"stride": (2, 1), "padding": ((0, 1), (1, 0))}, True),
+        ((4, 64, 28, 28), (64, 64, 3, 3), {"padding": 1}, False),
+    ):
+        plans = numbaconv.explain(shape, weight, algorithm="direct", **options)
+        assert ("by columns" in str(plans.input_grad)) == found
 
 
 def test_layer_explains_itself():

@@ -14,7 +14,16 @@ import numpy as np
 from numba.core import config
 
 from ..geometry import Geometry
-from ..kernels import bias_grad, forward, input_grad, loops, tiling, weight_grad_pixels, weight_panels
+from ..kernels import (
+    bias_grad,
+    forward,
+    input_grad,
+    input_grad_columns,
+    loops,
+    tiling,
+    weight_grad_pixels,
+    weight_panels,
+)
 from ..kernels import channels_last as channels_last_kernels
 from ..kernels import depthwise as depthwise_kernels
 from ..kernels import weight_grad as weight_grad_kernels
@@ -22,7 +31,7 @@ from ..kernels.launch import Address, Launch, Program, entry_point
 from ..kernels.problem import Product
 from ..kernels.winograd import forward as winograd_forward
 from ..kernels.winograd import weight_grad as winograd_weight_grad
-from . import channels_last, depthwise, direct, weight_grad, winograd
+from . import channels_last, columns, depthwise, direct, weight_grad, winograd
 from .base import Axes, Plan, Strides, enough_bytes
 
 __all__ = [
@@ -158,6 +167,8 @@ def plan_input_grad(
     x, y = _nchw(x, axes), _nchw(y, axes)
     if depthwise.fits(plan) and (one_to_one := depthwise.plan_pass(plan, x, y, start, w, None)):
         return one_to_one
+    if by_columns := columns.plan_pass(plan, y, start, w, x):
+        return by_columns
     products = list(input_grad.products(g, y, start, w, x, accumulate))
     return _plan_products(plan, products, ("dy", "weight", "bias", "dx"))
 
@@ -243,6 +254,7 @@ def kernels() -> list[tuple[str, Callable[[np.dtype], object]]]:
     nests = (
         weight_panels.pack_weight,
         forward.forward,
+        input_grad_columns.input_grad_columns,
         channels_last_kernels.pack_vectors,
         channels_last_kernels.channels_last,
         weight_grad_kernels.weight_grad,
