@@ -11,6 +11,7 @@ from ..kernels import pixels, tiling, weight_grad, weight_grad_pixels
 from ..kernels.gemm import EXACT_ROWS
 from ..kernels.launch import Address, Program
 from ..kernels.problem import Product
+from . import winograd
 from .base import PIECES, Axes, Plan, Strides, enough_work, even_blocks, round_up
 from .direct import odd_lines, register_tile, strip_elements
 
@@ -26,6 +27,9 @@ PIXEL_BYTES = 4096
 # Multiply-adds of vectors that cost as much as copying a vector into a strip, as turning one, and as one with pixels
 # in the vector, whose tile loads 11 vectors for 24 of them.
 COPYING, TURNING, BY_PIXELS = 4, 10, 1.25
+# Pixels from which the bound of Winograd's rounding, 3 times direct's, has room for sums in lanes: of 256, direct
+# would have a third of Winograd's rounding, of more pixels 0.4 to 0.5.
+LEAST_PIXELS = 1024
 # Both costs are estimates: what they say has to be clear.
 CLEARLY = 0.9
 
@@ -169,6 +173,8 @@ def plan_weight_grad(plan: Plan, x: Strides, y: Strides, start: int, w: Strides)
         filters, channels = channels, filters
     b = block_weight_grad(seen, dtype, plan.axes, y, w, plan.accumulate)
     fits = by_pixels.scratch(p) * dtype.itemsize <= tiling.PANEL_BYTES
+    if winograd.supports((g.KH, g.KW), g.stride, g.dilation):
+        fits = fits and g.N * g.OH * g.OW >= LEAST_PIXELS
     if fits and cost < CLEARLY * _cost_of_channels(seen, b, x, y, lanes):
         return _with_pixels(plan, p, by_pixels, x if names[0] == "dy" else y)
     buffers = {"partial": weight_grad.partial_elements(seen, b)}
