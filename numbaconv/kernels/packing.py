@@ -122,6 +122,9 @@ def pack_strip(
         for b in range(0, phases_w, together):
             w = left if together > 1 else left + (base_w + b * step_w) % stride_w
             first, last = inside(w, stride_w, W, columns)
+            places, start, end = (0, -1, -1, -1), first * step, (last - 1) * step + 1
+            if together > 1:
+                places, start, end = places_of(plane, step, base_w, step_w), -left, W - left
             for c in range(0, channels, block):
                 planes = moved(strip, c * pitch + (a * phases_w + b) * plane)
                 if split:
@@ -133,9 +136,6 @@ def pack_strip(
                     source = moved(x, n * x_n + c * x_c + h * x_h + w * x_w)
                     out = moved(planes, n * rows * columns * batch)
                     if split:
-                        places, start, end = (0, -1, -1, -1), first * step, (last - 1) * step + 1
-                        if together > 1:
-                            places, start, end = places_of(plane, step, base_w, step_w), -left, W - left
                         copy_split(
                             moved(out, top_row * columns), places, columns,
                             moved(source, top_row * stride_h * x_h), stride_h * x_h, end_row - top_row, start, end,

@@ -16,8 +16,8 @@ from .base import Plan, enough_work, even_blocks, pieces_of_output, round_up
 # vectors that begin anywhere: 181 GF/s in a panel, 155 on the strip (128>128@56 3x3/2).
 COPY_COST, UNALIGNED = 8, 1.15
 # Filters up to which a 1 x 1 kernel reads x where it lies, and channels at a time: each is on a page of its own, of
-# which the first level of translation knows 64 to 96. Half as many at multiples of this distance, whose channels meet
-# in a quarter of the sets of L1.
+# which the first level of translation knows 64 to 96. Not more than half as many at multiples of a distance at which
+# channels meet in a quarter of the sets of L1.
 FEW_FILTERS, PAGES, FEW_SETS = 2 * tiling.MR, 64, 1024
 
 
@@ -43,6 +43,7 @@ def _block_forward(p: Product, dtype: np.dtype, outputs: int) -> forward.Blockin
     flat = pointwise and batch == 1 and p.OW == p.W
     # A copy of x would not be read often enough: x is, where it lies, whole vectors of an image at a time.
     in_place = flat and p.x_strides[3] == 1 and p.F <= FEW_FILTERS and p.OW >= 4 * lanes
+    in_place = in_place and (p.C <= PAGES // 2 or p.x_strides[1] * dtype.itemsize % FEW_SETS != 0)
     taps = max(1, p.KH * p.KW)
     reach = p.reach(0), p.reach(1)
     most = outputs // dtype.itemsize
@@ -67,9 +68,7 @@ def _block_forward(p: Product, dtype: np.dtype, outputs: int) -> forward.Blockin
         count = _pixels(images, rows, columns, reach) * batch
     strip_pitch = odd_lines(strip_elements(p, images, rows, columns, batch) + lanes, line)
     fitting = min(tiling.PANEL_BYTES // dtype.itemsize // largest, tiling.DEPTH // taps)
-    if in_place:
-        fitting = min(fitting, PAGES if p.x_strides[1] * dtype.itemsize % FEW_SETS else PAGES // 2)
-    KC = even_blocks(p.C, fitting)
+    KC = even_blocks(p.C, min(fitting, PAGES) if in_place else fitting)
     pitch = odd_lines(count, line)
     flat = flat and not in_place
     group = min(group, KC)
