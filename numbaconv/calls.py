@@ -37,7 +37,11 @@ def key_of(name: str, a: Any, b: Any, bias: Any, extra: Any, options: tuple[Any,
     if type(a) is not np.ndarray or type(b) is not np.ndarray or type(flip) is not bool:
         return None
     for option in (stride, padding, dilation, groups, extra):
-        if type(option) is not int and not is_plain(option):
+        if type(option) is tuple:  # the usual ones first, without a call for each of their numbers
+            for item in option:
+                if type(item) is not int and not is_plain(item):
+                    return None
+        elif type(option) is not int and not is_plain(option):
             return None
     if bias is None:
         third = None
