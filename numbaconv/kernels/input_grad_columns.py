@@ -9,9 +9,9 @@ smaller than dx, as with a 5 x 5 kernel on 5 x 5 pixels, those are most.
     for some channels of dx, and for some images:                  one piece of work
         for a block of KC filters:
             pack dy                                                strip [f][image, oh, ow]
-            for a panel of MR rows (c, kh, kw):
-                product                                            columns [row][image, oh, ow]
-                add each row where its tap reads                   map [c][image, h, w], padded
+            for a panel of MR channels, and a tap:
+                product                                            columns [c][image, oh, ow]
+                add each row where the tap reads                   map [c][image, h, w], padded
         write the map to dx
 
 Pieces write different channels or images of dx, and the order of each sum is that of f, then of the taps, whoever
@@ -47,7 +47,7 @@ MR = tiling.MR
 
 @dataclass(frozen=True)
 class Blocking:
-    """Sizes of the nest: channels of dx whose taps are whole panels, or all of them, KC filters, and images."""
+    """Sizes of the nest: channels of dx, whole panels of them, KC filters, and images."""
 
     channels: int
     KC: int
@@ -65,29 +65,29 @@ class Blocking:
         return (MR + self.KC) * self.pitch + self.channels * self.map_pitch
 
 
-def launch(p: Product, b: Blocking, C: int, values: dict[str, int | Address]) -> Launch:
-    """`p` has the rows (c, kh, kw) of C channels as filters; `values` has what else COLUMNS names."""
-    values = p.arguments() | values | {"panels": Address("panels"), "dx_channels": C}
+def launch(p: Product, b: Blocking, values: dict[str, int | Address]) -> Launch:
+    """`p` is the forward pass over dy that dx would be; `values` has what else COLUMNS names."""
+    values = p.arguments() | values | {"panels": Address("panels")}
     values |= {"channels": b.channels, "KC": b.KC, "images": b.images}
     values |= {"height": b.height, "width": b.width, "pitch": b.pitch, "map_pitch": b.map_pitch}
-    pieces = p.groups * -(-C // b.channels) * -(-p.N // b.images)
+    pieces = p.groups * -(-p.F // b.channels) * -(-p.N // b.images)
     return Launch(input_grad_columns, COLUMNS, values, pieces)
 
 
 COLUMNS = (
-    "counter", "x", "x_n", "x_c", "x_h", "x_w", "panels", "y", "y_n", "y_f", "y_h", "y_w", "N", "groups", "C", "H", "W",
-    "dx_channels", "dx_h", "dx_w", "taps_h", "taps_w", "turned", "step_h", "step_w", "apart_h", "apart_w", "top",
-    "left", "channels", "KC", "images", "height", "width", "pitch", "map_pitch", "accumulate", "scratch_size",
+    "counter", "x", "x_n", "x_c", "x_h", "x_w", "H", "W", "panels", "y", "y_n", "y_f", "y_h", "y_w", "OH", "OW",
+    "N", "groups", "C", "F", "KH", "KW", "step_h", "step_w", "apart_h", "apart_w", "top", "left", "channels", "KC",
+    "images", "height", "width", "pitch", "map_pitch", "accumulate", "scratch_size",
 )  # fmt: skip
 COLUMNS_COUNT = len(COLUMNS)
 
 
 @NestKernel
 def input_grad_columns(scratch, arguments, worker):
-    """x is dy, with F filters of a group and OH x OW pixels; y is dx. `step` is the stride, `apart` the dilation."""
+    """x of the problem is dy, y is dx, its filters are the channels; `step` is the stride, `apart` the dilation."""
     (
-        _, dy_address, dy_n, dy_f, dy_h, dy_w, panels_address, dx_address, dx_n, dx_c, dx_row, dx_pixel,
-        N, groups, F, OH, OW, C, H, W, KH, KW, turned, stride_h, stride_w, dilation_h, dilation_w, top, left,
+        _, dy_address, dy_n, dy_f, dy_h, dy_w, OH, OW, panels_address, dx_address, dx_n, dx_c, dx_h, dx_w, H, W,
+        N, groups, F, C, KH, KW, stride_h, stride_w, dilation_h, dilation_w, top, left,
         channels, KC, images, height, width, pitch, map_pitch, accumulate, scratch_size,
     ) = unpacked(arguments, COLUMNS_COUNT)  # fmt: skip
     dy, dx, panels = pointer(dy_address, scratch), pointer(dx_address, scratch), pointer(panels_address, scratch)
@@ -96,8 +96,8 @@ def input_grad_columns(scratch, arguments, worker):
     maps = moved(strip, KC * pitch)
     taps = KH * KW
     blocks, c_blocks = (N + images - 1) // images, (C + channels - 1) // channels
-    a_pitch = F * MR
-    group_pitch = (C * taps + MR - 1) // MR * a_pitch
+    a_pitch = F * taps * MR
+    group_pitch = (C + MR - 1) // MR * a_pitch
     while True:
         piece = claim(arguments)
         if piece >= groups * c_blocks * blocks:
@@ -113,24 +113,24 @@ def input_grad_columns(scratch, arguments, worker):
                 strip, pitch, moved(dy, n * dy_n + (group * F + f) * dy_f), dy_n, dy_f, dy_h, dy_w, OH, OW, filters, 1,
                 1, 1, 1, 0, 0, 0, 0, depth, OH, OW, 1, 0, 0,
             )  # fmt: skip
-            for r in range(0, here * taps, MR):
-                rows = min(MR, here * taps - r)
-                a = moved(panels, group * group_pitch + (c * taps + r) // MR * a_pitch + f * MR)
-                multiply_panel(
-                    rows, depth * OH * OW, filters, 1, integers(columns), a, 1, MR, strip, pitch, columns, pitch, FRESH,
-                    a, 0,
-                )  # fmt: skip
-                for i in range(rows):
-                    channel, tap = divmod(r + i, taps)
-                    kh, kw = divmod(taps - 1 - tap if turned else tap, KW)
-                    place = channel * map_pitch + kh * dilation_h * width + kw * dilation_w
-                    column = moved(columns, i * pitch)
-                    add_column(
-                        moved(maps, place), height * width, stride_h * width, stride_w, column, depth, OH, OW
+            for r in range(0, here, MR):
+                rows = min(MR, here - r)
+                a = moved(panels, group * group_pitch + (c + r) // MR * a_pitch + f * taps * MR)
+                for tap in range(taps):
+                    kh, kw = divmod(tap, KW)
+                    multiply_panel(
+                        rows, depth * OH * OW, filters, 1, integers(columns), moved(a, tap * MR), 1, taps * MR, strip,
+                        pitch, columns, pitch, FRESH, a, 0,
                     )  # fmt: skip
+                    for i in range(rows):
+                        place = (r + i) * map_pitch + kh * dilation_h * width + kw * dilation_w
+                        column = moved(columns, i * pitch)
+                        add_column(
+                            moved(maps, place), height * width, stride_h * width, stride_w, column, depth, OH, OW
+                        )
         unpack_sums(
             moved(maps, top * width + left), map_pitch, here, moved(dx, n * dx_n + (group * C + c) * dx_c), dx_n, dx_c,
-            dx_row, dx_pixel, depth, H, W, height, width, 1, accumulate,
+            dx_h, dx_w, depth, H, W, height, width, 1, accumulate,
         )  # fmt: skip
 
 

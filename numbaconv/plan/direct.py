@@ -41,9 +41,8 @@ def _block_forward(p: Product, dtype: np.dtype, outputs: int) -> forward.Blockin
     batch = even_blocks(p.N, 4 * lanes) if batch_runs else 1
     pointwise = p.KH == p.KW == p.H == p.OH == 1 and p.stride == (1, 1) and p.offset == (0, 0)
     flat = pointwise and batch == 1 and p.OW == p.W
-    # A copy of x would not be read often enough: x is, where it lies, whole vectors of an image at a time.
-    in_place = flat and p.x_strides[3] == 1 and p.F <= FEW_FILTERS and p.OW >= 4 * lanes
-    in_place = in_place and (p.C <= PAGES // 2 or p.x_strides[1] * dtype.itemsize % FEW_SETS != 0)
+    few = _few_filters(p, dtype)
+    in_place = few and flat and p.x_strides[3] == 1
     taps = max(1, p.KH * p.KW)
     reach = p.reach(0), p.reach(1)
     most = outputs // dtype.itemsize
@@ -68,13 +67,24 @@ def _block_forward(p: Product, dtype: np.dtype, outputs: int) -> forward.Blockin
         count = _pixels(images, rows, columns, reach) * batch
     strip_pitch = odd_lines(strip_elements(p, images, rows, columns, batch) + lanes, line)
     fitting = min(tiling.PANEL_BYTES // dtype.itemsize // largest, tiling.DEPTH // taps)
-    KC = even_blocks(p.C, min(fitting, PAGES) if in_place else fitting)
+    KC = even_blocks(p.C, min(fitting, PAGES) if few else fitting)
     pitch = odd_lines(count, line)
     flat = flat and not in_place
     group = min(group, KC)
     b = forward.Blocking(MC, KC, images, rows, columns, batch, strip_pitch, pitch, False, flat, group, in_place)
     # Filters that lie nearer to each other than channels, as in the input gradient, are read together, ahead.
     return replace(b, packed=forward.blocks(p, b) > 2 or p.w_strides[1] < p.w_strides[2])
+
+
+def _few_filters(p: Product, dtype: np.dtype) -> bool:
+    """Whether a copy of x would not be read often enough: x is, where it lies, whole vectors of an image at a time.
+
+    From the shape alone, since it decides the order of the sums; arrays whose pixels lie apart are copied all the same.
+    """
+    pixels, lanes = p.OH * p.OW, tiling.lanes(dtype.itemsize)
+    one = p.KH == p.KW == 1 and p.stride == (1, 1) and p.offset == (0, 0) and (p.H, p.W) == (p.OH, p.OW)
+    near = p.C <= PAGES // 2 or pixels * dtype.itemsize % FEW_SETS != 0
+    return one and near and p.F <= FEW_FILTERS and pixels >= 4 * lanes
 
 
 def strip_elements(p: Product, images: int, rows: int, columns: int, batch: int) -> int:

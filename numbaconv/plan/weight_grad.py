@@ -99,12 +99,11 @@ def block_weight_grad(
     )
 
 
-def block_pixels(p: Product, dtype: np.dtype) -> weight_grad_pixels.Blocking:
-    """Blocks of the nest with pixels in the vector, from the shape and the strides of x alone."""
+def block_pixels(p: Product, dtype: np.dtype, axes: Axes) -> weight_grad_pixels.Blocking:
+    """Blocks of the nest with pixels in the vector, from the shape alone."""
     lanes, line = tiling.lanes(dtype.itemsize), 64 // dtype.itemsize
     most = PIXEL_BYTES // dtype.itemsize
-    batch_runs = p.x_strides[0] == 1 and p.x_strides[3] != 1 and p.x_strides[1] != 1
-    batch = even_blocks(p.N, 4 * lanes) if batch_runs else 1
+    batch = even_blocks(p.N, 4 * lanes) if axes == LAYOUTS["HWCN"] else 1
     columns = even_blocks(p.OW, most // batch)
     row = round_up(columns, lanes) if batch == 1 else columns * batch
     rows = even_blocks(p.OH, max(1, most // row)) if columns == p.OW else 1
@@ -125,17 +124,32 @@ def _whole_tiles(rows: int, columns: int) -> int:
     return round_up(rows, tiling.MR) * round_up(columns, tiling.VECTORS)
 
 
-def _cost_of_pixels(p: Product, b: weight_grad_pixels.Blocking, y: Strides, lanes: int) -> float:
+def _pixels_pay(p: Product, b: weight_grad_pixels.Blocking, g: Geometry, dtype: np.dtype, axes: Axes) -> bool:
+    """Whether pixels in the vector are expected to be faster: for new arrays, as other ones have to get their bits."""
+    if b.scratch(p) * dtype.itemsize > tiling.PANEL_BYTES:
+        return False
+    if winograd.supports((g.KH, g.KW), g.stride, g.dilation) and g.N * g.OH * g.OW < LEAST_PIXELS:
+        return False
+    if g.groups == 1 and _better_swapped(g) and axes == LAYOUTS["NCHW"]:
+        g = replace(g, C=g.F, F=g.C)
+    lanes = tiling.lanes(dtype.itemsize)
+    return _cost_of_pixels(p, b, axes, lanes) < CLEARLY * _cost_of_channels(g, dtype, axes, lanes)
+
+
+def _cost_of_pixels(p: Product, b: weight_grad_pixels.Blocking, axes: Axes, lanes: int) -> float:
     """Multiply-adds of vectors that an output of a group costs with pixels in the vector."""
     row = b.columns * b.batch
     taps = p.C * p.KH * p.KW
     tiles = min(_whole_tiles(taps, p.F), _whole_tiles(p.F, taps)) * round_up(row, lanes) / row
-    of_x, of_y = (COPYING if a[3] == 1 or b.batch > 1 else TURNING for a in (p.x_strides, y))
-    return (BY_PIXELS * tiles + of_y * p.F + of_x * p.C * p.stride[0] * p.stride[1]) / lanes
+    packing = TURNING if axes == LAYOUTS["NHWC"] else COPYING
+    return (BY_PIXELS * tiles + packing * (p.F + p.C * p.stride[0] * p.stride[1])) / lanes
 
 
-def _cost_of_channels(g: Geometry, b: weight_grad.Blocking, x: Strides, y: Strides, lanes: int) -> float:
+def _cost_of_channels(g: Geometry, dtype: np.dtype, axes: Axes, lanes: int) -> float:
     """Multiply-adds of vectors that an output of a group costs with channels in the vector."""
+    y = {"NCHW": (0, g.OH * g.OW, g.OW, 1), "NHWC": (0, 1, g.OW * g.F, g.F), "HWCN": (1, g.N, 0, g.F * g.N)}
+    layout = next(name for name, order in LAYOUTS.items() if order == axes)
+    b = block_weight_grad(g, dtype, axes, y[layout], (0, 0, 0, 0), True)
     C, F = g.C // g.groups, g.F // g.groups
     apart = g.KW if g.dilation[1] != 1 else 1
     vectors = -(-C // b.CB) * b.line // lanes * (1 if b.gathered else g.KH * apart)
@@ -143,9 +157,17 @@ def _cost_of_channels(g: Geometry, b: weight_grad.Blocking, x: Strides, y: Strid
     cost = vectors * (whole + (0 if tail == 0 else 4 if tail <= 4 else tiling.MR))
     if b.gathered:
         cost += GATHERING_COST * g.KH * apart * -(-C * g.KW // apart // lanes)
-    of_x = COPYING if x[1] == 1 or C <= pixels.MERGED else TURNING
-    of_y = 0 if b.in_place else COPYING if y[1] == 1 else TURNING
-    return cost + of_x * -(-C // lanes) * g.stride[0] * g.stride[1] + of_y * -(-F // lanes)
+    of_x = of_y = COPYING if layout == "NHWC" else TURNING
+    if C <= pixels.MERGED:
+        of_x = COPYING
+    cost += of_x * -(-C // lanes) * g.stride[0] * g.stride[1]
+    return cost + (0 if b.in_place else of_y * -(-F // lanes))
+
+
+def _better_swapped(g: Geometry) -> bool:
+    """Whether a 1 x 1 kernel has so many fewer filters that they are turned instead, and dw comes out transposed."""
+    pointwise = g.KH == g.KW == 1 and g.stride == (1, 1) and not any(g.padding)
+    return pointwise and g.N * g.OH * g.OW * (g.C - g.F) > TURNING_COST * g.C * g.F
 
 
 def plan_weight_grad(plan: Plan, x: Strides, y: Strides, start: int, w: Strides) -> Plan:
@@ -160,23 +182,16 @@ def plan_weight_grad(plan: Plan, x: Strides, y: Strides, start: int, w: Strides)
         plane = g.OH * g.OW  # a 1 x 1 kernel sees no rows
         seen = replace(seen, H=1, W=plane, OH=1, OW=plane)
     p = _product(seen, x, start, w, plan.accumulate)
-    by_pixels = block_pixels(p, dtype)
-    cost = _cost_of_pixels(p, by_pixels, y, lanes)
+    by_pixels = block_pixels(p, dtype, plan.axes)
+    if _pixels_pay(p, by_pixels, seen, dtype, plan.axes):
+        return _with_pixels(plan, p, by_pixels, y)
     names, filters, channels = ("x", "dy", "bias", "dw"), "filters", "channels"
-    C, F = seen.C, seen.F
-    fewer = seen.N * seen.OH * seen.OW * (C - F) > TURNING_COST * C * F
-    if pointwise and fewer and 0 < x[3] <= 2 and seen.groups == 1:
-        # What is turned costs time: better the smaller side, though dw comes out transposed. In groups each would be so
-        # by itself, which the strides of dw do not say.
+    if seen.groups == 1 and _better_swapped(seen) and 0 < x[3] <= 2:
+        # In groups each would be transposed by itself, which the strides of dw do not say.
         seen = replace(seen, C=seen.F, F=seen.C)
         x, y, w, names = y, x, (w[1], w[0], w[2], w[3]), ("dy", "x", "bias", "dw")
         filters, channels = channels, filters
     b = block_weight_grad(seen, dtype, plan.axes, y, w, plan.accumulate)
-    fits = by_pixels.scratch(p) * dtype.itemsize <= tiling.PANEL_BYTES
-    if winograd.supports((g.KH, g.KW), g.stride, g.dilation):
-        fits = fits and g.N * g.OH * g.OW >= LEAST_PIXELS
-    if fits and cost < CLEARLY * _cost_of_channels(seen, b, x, y, lanes):
-        return _with_pixels(plan, p, by_pixels, x if names[0] == "dy" else y)
     buffers = {"partial": weight_grad.partial_elements(seen, b)}
     scratch = max(b.scratch, weight_grad.stage_elements(g.KH * g.KW, lanes))
     values = weight_grad.arguments_of(seen, x, y, start, w, plan.accumulate)
