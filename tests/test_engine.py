@@ -91,6 +91,8 @@ def test_explanation_names_algorithm_tile_blocks_bytes_and_flops():
 
 def test_weight_gradient_of_few_channels_has_pixels_in_the_vector():
     """Where channels would fill a small part of a vector; and not where they fill it."""
+    if tiling.lanes(4) < 8:
+        pytest.skip("vectors of 4 are soon full")
     for C, F, groups, found in ((1, 6, 1, True), (8, 24, 8, True), (64, 64, 1, False)):
         options = {"padding": 1, "groups": groups, "algorithm": "direct"}
         plans = numbaconv.explain((4, C, 64, 64), (F, C // groups, 3, 3), **options)
