@@ -127,6 +127,8 @@ def channels_last(scratch, arguments, worker):
         if piece >= groups * f_blocks * blocks:
             return 0
         group_block, block = divmod(piece, blocks)
+        if groups > 1:  # pixels of all groups lie in the same cache lines
+            block, group_block = divmod(piece, groups * f_blocks)
         group, f_block = divmod(group_block, f_blocks)
         f = f_block * MC
         filters = min(MC, F - f)

@@ -143,6 +143,8 @@ def forward(scratch, arguments, worker):
         if piece >= groups * f_blocks * blocks:
             return 0
         group_block, block = divmod(piece, blocks)
+        if x_c == 1 and groups > 1:  # pixels of all groups lie in the same cache lines
+            block, group_block = divmod(piece, groups * f_blocks)
         group, f_block = divmod(group_block, f_blocks)
         rest, block_w = divmod(block, blocks_w)
         block_n, block_h = divmod(rest, blocks_h)

@@ -20,8 +20,9 @@ DEPTH_BYTES = 192 * 4
 
 
 def fits(axes: Axes, F: int, dtype: np.dtype) -> bool:
-    """Whether the layout is NHWC, and the filters of a group fill half a vector."""
-    return axes == LAYOUTS["NHWC"] and 2 * F >= tiling.lanes(dtype.itemsize)
+    """Whether the layout is NHWC, and the filters of a group fill three quarters of their vectors."""
+    whole = round_up(F, tiling.lanes(dtype.itemsize))
+    return axes == LAYOUTS["NHWC"] and 4 * F >= 3 * whole
 
 
 def block(p: Product, dtype: np.dtype) -> channels_last.Blocking:
