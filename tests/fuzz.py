@@ -25,6 +25,8 @@ from .cases import ALGORITHMS, EXACT_ALGORITHMS, LAYOUTS, PASSES, Case
 from .problem import UNIT_ROUNDOFF, Problem, assert_exact
 
 SMALL, LARGE = 400_000, 6_000_000  # products of a pass, at most
+# Results, or draws of fewer of them, whose errors together are compared.
+MANY, DRAWS = 500, 8
 # Past pixels of a chunk, channels or filters of a panel, blocks of filters, of channels, of images, rows of planes.
 KINDS = ("pixels", "depth", "depth_of_dx", "filters", "channels", "images", "planes")
 MEMORY = ("contiguous", *(variant.__name__ for variant in arrays.VARIANTS))
@@ -232,29 +234,33 @@ def _check_normals(spec):
     # Without a wider type there is no oracle for float64, and NumPy's loops over a wider type are slow.
     if np.finfo(wide).eps > unit / 256 or (wide is np.longdouble and spec.case.products > SMALL):
         return
-    problem = Problem.normals(spec.case, spec.dtype, spec.layout, bool(spec.flip), spec.seed)
-    placed = problem.map(lambda array: _place(spec, array))
     for name in PASSES:
-        exact = problem.astype(wide).evaluate(oracle, name)
-        bound = (problem.terms(name) + 2) * unit * problem.magnitude(name)
-        typical = (
-            problem.astype(wide).map(np.square).evaluate(oracle, name)
-        )  # squares of the results, if signs are random
-        errors = {}
-        for algorithm in ALGORITHMS if name != "conv2d_bias_grad" else ALGORITHMS[:1]:
-            if not spec.case.supports(algorithm):
-                continue
-            error = np.abs(placed.run(name, algorithm).astype(wide) - exact)
-            if algorithm in EXACT_ALGORITHMS:
-                assert (error <= bound).all(), f"{algorithm}, {name}: {(error > bound).sum()} beyond the bound"
-            # Few results can cancel to next to nothing: they count with the size that sums of such terms have.
-            scale = np.sqrt(max((exact**2).sum(), typical.sum()))
-            errors[algorithm] = float(np.sqrt((error**2).sum()) / scale) if scale > 0 else 0.0
+        errors = dict.fromkeys(ALGORITHMS if name != "conv2d_bias_grad" else ALGORITHMS[:1], 0.0)
+        scale, results, draw = 0.0, 0, 0
+        # An error of few results is an accident: several draws of them are one.
+        while draw == 0 or (results < MANY and draw < DRAWS and spec.case.supports("winograd") and len(errors) > 1):
+            problem = Problem.normals(spec.case, spec.dtype, spec.layout, bool(spec.flip), spec.seed + draw)
+            placed = problem.map(lambda array: _place(spec, array))
+            exact = problem.astype(wide).evaluate(oracle, name)
+            bound = (problem.terms(name) + 2) * unit * problem.magnitude(name)
+            for algorithm in errors:
+                if not spec.case.supports(algorithm):
+                    continue
+                error = np.abs(placed.run(name, algorithm).astype(wide) - exact)
+                if algorithm in EXACT_ALGORITHMS:
+                    assert (error <= bound).all(), f"{algorithm}, {name}: {(error > bound).sum()} beyond the bound"
+                errors[algorithm] += float((error**2).sum())
+            # Results can cancel to next to nothing: they count with the size that sums of such terms have; squared it
+            # is this if signs are random.
+            typical = problem.astype(wide).map(np.square).evaluate(oracle, name)
+            scale += float(max((exact**2).sum(), typical.sum()))
+            results, draw = results + exact.size, draw + 1
         for algorithm, error in errors.items():
-            if algorithm not in EXACT_ALGORITHMS:
+            if algorithm not in EXACT_ALGORITHMS and scale > 0:
                 # On few results the error of direct is now and then next to nothing: 4 ulp are always allowed.
-                limit = min(1e-5 * unit * 2**24, max(3 * errors["direct"], 8 * unit))
-                assert error <= limit, f"{algorithm}, {name}: relative RMS error {error:.2g}, above {limit:.2g}"
+                direct, relative = np.sqrt(errors["direct"] / scale), np.sqrt(error / scale)
+                limit = min(1e-5 * unit * 2**24, max(3 * direct, 8 * unit))
+                assert relative <= limit, f"{algorithm}, {name}: relative RMS error {relative:.2g}, above {limit:.2g}"
 
 
 # -- the command -------------------------------------------------------------------------------------

@@ -14,6 +14,8 @@ from .direct import COPY_COST, odd_lines, register_tile
 
 # Multiply-adds of vectors that cost as much as adding a vector of columns to a map, and as adding one element.
 ADDING, ADDING_ONE = 10, 2
+# The share of a product that turning channels-last arrays costs, and back.
+TURNED = 0.15
 # Outputs of a block, as in the forward nest.
 MOST_OUTPUTS = 2 * tiling.NC_BYTES
 
@@ -26,7 +28,8 @@ def plan_pass(plan: Plan, y: Strides, start: int, w: Strides, x: Strides) -> Pla
     nothing = min(g.N, C, F, g.H, g.W, g.OH, g.OW, taps) == 0
     # Sums of sums have less rounding than the bound of Winograd's, 3 times direct's, has room for.
     small = winograd.supports((g.KH, g.KW), g.stride, g.dilation)
-    if plan.algorithm != "direct" or nothing or small or plan.axes == LAYOUTS["HWCN"] or not _pays(g, lanes):
+    nhwc, hwcn = plan.axes == LAYOUTS["NHWC"], plan.axes == LAYOUTS["HWCN"]
+    if plan.algorithm != "direct" or nothing or small or hwcn or not _pays(g, nhwc, lanes):
         return None
     height = max((g.OH - 1) * g.stride[0] + (g.KH - 1) * g.dilation[0] + 1, g.padding[0] + g.H)
     width = max((g.OW - 1) * g.stride[1] + (g.KW - 1) * g.dilation[1] + 1, g.padding[2] + g.W)
@@ -80,7 +83,7 @@ def plan_pass(plan: Plan, y: Strides, start: int, w: Strides, x: Strides) -> Pla
     return replace(plan, reason=reason, program=program, blocks=blocks, tile=register_tile(dtype))
 
 
-def _pays(g: Geometry, lanes: int) -> bool:
+def _pays(g: Geometry, nhwc: bool, lanes: int) -> bool:
     """Whether the products of the outputs, and adding them, cost less than all taps of all pixels.
 
     Both for one tap of a channel and image, in multiply-adds of vectors; those of the pixels in strips with gaps or,
@@ -89,5 +92,7 @@ def _pays(g: Geometry, lanes: int) -> bool:
     F = g.F // g.groups
     adding = ADDING * -(-g.OW // lanes) if g.stride[1] == 1 else ADDING_ONE * g.OW
     gaps = (g.KW - 1) * g.dilation[1] / g.W if g.W else 0
+    if nhwc:  # whose own nest has no gaps, and turns nothing
+        gaps = -TURNED
     pixels = F * g.H * g.W / (g.stride[0] * g.stride[1]) / lanes
     return g.OH * (F * g.OW / lanes + adding) < (1 + min(gaps, COPY_COST * g.groups / g.C)) * pixels
