@@ -56,11 +56,12 @@ ROWS = 16
 class Blocking:
     """Sizes of the nest: shares, FB filters and CB channels of a piece, the outputs of a block, elements of a line.
 
-    `in_place`: dy is multiplied where it lies, since the outputs of a block do so at one distance. `whole`: the sums of
-    the only share are dw itself.
+    `together`: groups whose channels lie in the same cache lines, of one piece. `in_place`: dy is multiplied where it
+    lies, since the outputs of a block do so at one distance. `whole`: the sums of the only share are dw itself.
     """
 
     shares: int
+    together: int
     FB: int
     CB: int
     images: int
@@ -115,7 +116,8 @@ def launches(g: Geometry, values: dict[str, int | Address], b: Blocking) -> list
     values = values | {"shares": b.shares, "FB": b.FB, "CB": b.CB, "images": b.images, "rows": b.rows}
     values |= {"columns": b.columns, "line": b.line, "strip_size": b.strip}
     values |= {"gathered": b.gathered, "apart": g.KW if g.dilation[1] != 1 else 1, "in_place": b.in_place}
-    pieces = b.shares * g.groups * -(-F // b.FB) * -(-C // b.CB)
+    values |= {"together": b.together}
+    pieces = b.shares * -(-g.groups // b.together) * -(-F // b.FB) * -(-C // b.CB)
     if b.whole:
         return [Launch(weight_grad, WEIGHT_GRAD, values | {"partial": values["dw"]}, pieces)]
     return [Launch(weight_grad, WEIGHT_GRAD, values, pieces), adding(g, values)]
@@ -134,7 +136,7 @@ def stage_elements(taps: int, lanes: int) -> int:
 WEIGHT_GRAD = (
     "counter", "x", "x_n", "x_c", "x_h", "x_w", "H", "W", "dy", "y_n", "y_f", "y_h", "y_w", "partial",
     "N", "OH", "OW", "groups", "C", "F", "KH", "KW", "stride_h", "stride_w", "offset_h", "offset_w",
-    "dilation_h", "dilation_w", "shares", "FB", "CB", "images", "rows", "columns", "line", "strip_size",
+    "dilation_h", "dilation_w", "shares", "together", "FB", "CB", "images", "rows", "columns", "line", "strip_size",
     "gathered", "in_place", "scratch_size",
 )  # fmt: skip
 WEIGHT_GRAD_COUNT = len(WEIGHT_GRAD)
@@ -146,7 +148,7 @@ def weight_grad(scratch, arguments, worker):
     (
         _, x_address, x_n, x_c, x_h, x_w, H, W, dy_address, y_n, y_f, y_h, y_w, partial_address,
         N, OH, OW, groups, C, F, KH, KW, stride_h, stride_w, offset_h, offset_w,
-        dilation_h, dilation_w, shares, FB, CB, images, rows, columns, line, strip_size, gathered, in_place,
+        dilation_h, dilation_w, shares, together, FB, CB, images, rows, columns, line, strip_size, gathered, in_place,
         scratch_size,
     ) = unpacked(arguments, WEIGHT_GRAD_COUNT)  # fmt: skip
     x, dy, partial = (
@@ -166,20 +168,25 @@ def weight_grad(scratch, arguments, worker):
     lines = 1 if gathered else KH * taps_apart
     f_pitch = c_blocks * lines * line
     share_pitch = groups * ((F + MR - 1) // MR * MR) * f_pitch
+    group_blocks = (groups + together - 1) // together
     while True:
         piece = claim(arguments)
-        if piece >= shares * groups * f_blocks * c_blocks:
+        if piece >= shares * group_blocks * f_blocks * c_blocks:
             return 0
         rest, c_block = divmod(piece, c_blocks)
         rest, f_block = divmod(rest, f_blocks)
-        share, group = divmod(rest, groups)
+        share, group_block = divmod(rest, group_blocks)
+        first_group, last_group = group_block * together, min(groups, (group_block + 1) * together)
         f, c = f_block * FB, c_block * CB
         filters, channels = min(FB, F - f), min(CB, C - c)
         stretch = channels * (KW // taps_apart)
-        sums = moved(partial, share * share_pitch + group * ((F + MR - 1) // MR * MR) * f_pitch)
-        sums = moved(sums, f * f_pitch + c_block * lines * line)
         first, last = share * blocks // shares, (share + 1) * blocks // shares
-        for block in range(first, max(last, 1)):  # one of no images writes the zeros of an empty batch
+        steps = (max(last, 1) - first) * (last_group - first_group)
+        for step in range(steps):  # one of no images writes the zeros of an empty batch
+            block, group = divmod(step, last_group - first_group)
+            block, group = block + first, group + first_group
+            sums = moved(partial, share * share_pitch + group * ((F + MR - 1) // MR * MR) * f_pitch)
+            sums = moved(sums, f * f_pitch + c_block * lines * line)
             rest, w_block = divmod(block, w_blocks)
             image_block, h_block = divmod(rest, h_blocks)
             n, oh, ow = image_block * images, h_block * rows, w_block * columns

@@ -45,7 +45,8 @@ def block_weight_grad(
     # A 1 x 1 kernel uses what was packed once per pixel only, so its blocks have to be larger.
     most_C, most_F = (64, 128) if g.KH * g.KW > 1 else (256, 512)
     CB = max(1, min(C, round_up(-(-C // max(1, -(-C // most_C))), lanes)))
-    c_blocks = g.groups * max(1, -(-C // CB))
+    together = g.groups if axes == LAYOUTS["NHWC"] else 1
+    c_blocks = -(-g.groups // together) * max(1, -(-C // CB))
     f_blocks = -(-F // most_F)
     if TURNING_COST * F > g.N * g.OH * g.OW:
         f_blocks = max(f_blocks, min(-(-PIECES // c_blocks), F // LEAST_FILTERS))
@@ -95,7 +96,7 @@ def block_weight_grad(
     strip_size = round_up(strip(images, rows, columns) + lanes, 64 // dtype.itemsize)
     gathered = (images * rows * columns + 1) * line if gathers else 0
     return weight_grad.Blocking(
-        shares, FB, CB, images, rows, columns, line, strip_size, gathered, bool(in_place), bool(whole)
+        shares, together, FB, CB, images, rows, columns, line, strip_size, gathered, bool(in_place), bool(whole)
     )
 
 
