@@ -23,7 +23,7 @@ class Vector(types.Type):
 
 def element(dtype):
     """LLVM's type of an element."""
-    return ir.FloatType() if dtype == types.float32 else ir.DoubleType()
+    return {types.float32: ir.FloatType(), types.float64: ir.DoubleType(), types.int64: I64}[dtype]
 
 
 def vector_of(vector):

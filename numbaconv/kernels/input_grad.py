@@ -50,27 +50,21 @@ def phases(extent: int, taps: int, stride: int, dilation: int, padding: int) -> 
             yield Phase(start, pixels, count, first, step, offset, -(dilation // shared))
 
 
-def products(
+def dense(
     g: Geometry,
     y_strides: tuple[int, int, int, int],
     start: int,
     w_strides: tuple[int, int, int, int],
     x_strides: tuple[int, int, int, int],
     accumulate: bool,
-) -> Iterator[Product]:
-    """The dense problems whose results together are dx; strides count elements of dy, of the
-    weight, whose first tap is element `start`, and of dx.
+) -> Product:
+    """The sums of nothing that dx is made of: a forward pass over dy, with the filters as channels and no taps.
 
-    Pixels that no tap reads are 0: where there are any, dx is first filled with sums of nothing.
+    Strides count elements of dy, of the weight, whose first tap is element `start`, and of dx.
     """
     F, C = g.F // g.groups, g.C // g.groups
-    x_n, x_c, x_h, x_w = x_strides
     w_f, w_c, w_kh, w_kw = w_strides
-    top, _, left, _ = g.padding
-    vertical = list(phases(g.H, g.KH, g.stride[0], g.dilation[0], top))
-    horizontal = list(phases(g.W, g.KW, g.stride[1], g.dilation[1], left))
-    every = min(g.H, g.stride[0]), min(g.W, g.stride[1])
-    dense = Product(
+    return Product(
         x="dy",
         x_strides=y_strides,
         H=g.OH,
@@ -94,12 +88,35 @@ def products(
         dilation=(1, 1),
         accumulate=accumulate,
     )
+
+
+def products(
+    g: Geometry,
+    y_strides: tuple[int, int, int, int],
+    start: int,
+    w_strides: tuple[int, int, int, int],
+    x_strides: tuple[int, int, int, int],
+    accumulate: bool,
+) -> Iterator[Product]:
+    """The dense problems whose results together are dx; strides count elements of dy, of the
+    weight, whose first tap is element `start`, and of dx.
+
+    Pixels that no tap reads are 0: where there are any, dx is first filled with sums of nothing.
+    """
+    F = g.F // g.groups
+    x_n, x_c, x_h, x_w = x_strides
+    w_f, w_c, w_kh, w_kw = w_strides
+    top, _, left, _ = g.padding
+    vertical = list(phases(g.H, g.KH, g.stride[0], g.dilation[0], top))
+    horizontal = list(phases(g.W, g.KW, g.stride[1], g.dilation[1], left))
+    every = min(g.H, g.stride[0]), min(g.W, g.stride[1])
+    nothing = dense(g, y_strides, start, w_strides, x_strides, accumulate)
     if (len(vertical), len(horizontal)) != every and not accumulate:
-        yield dense
+        yield nothing
     for v in vertical:
         for u in horizontal:
             yield replace(
-                dense,
+                nothing,
                 weight=Address("weight", start + v.first_tap * w_kh + u.first_tap * w_kw),
                 w_strides=(F * w_f, w_c, w_f, v.tap_step * w_kh, u.tap_step * w_kw),
                 y=Address("dx", v.start * x_h + u.start * x_w),

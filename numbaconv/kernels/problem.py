@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import gcd
 
+from ..geometry import Geometry
 from .launch import Address
 
 
@@ -86,3 +87,39 @@ class Product:
 
     def _step(self, axis: int) -> tuple[int, int]:
         return self.stride[axis], abs(self.dilation[axis])
+
+
+def forward_problem(
+    g: Geometry,
+    x: tuple[str, tuple[int, int, int, int]],
+    weight: tuple[Address, tuple[int, int, int, int]],
+    y: tuple[str, tuple[int, int, int, int]],
+    bias: int | None,
+    accumulate: bool,
+) -> Product:
+    """The problem of a forward pass, from the arrays and their strides; `bias` is a stride, or None."""
+    F, w = g.F // g.groups, weight[1]
+    return Product(
+        x=x[0],
+        x_strides=x[1],
+        H=g.H,
+        W=g.W,
+        weight=weight[0],
+        w_strides=(F * w[0], *w),
+        bias=None if bias is None else "bias",
+        bias_step=bias or 0,
+        y=Address(y[0]),
+        y_strides=y[1],
+        N=g.N,
+        C=g.C // g.groups,
+        F=F,
+        OH=g.OH,
+        OW=g.OW,
+        KH=g.KH,
+        KW=g.KW,
+        groups=g.groups,
+        stride=g.stride,
+        offset=(-g.padding[0], -g.padding[2]),
+        dilation=g.dilation,
+        accumulate=accumulate,
+    )

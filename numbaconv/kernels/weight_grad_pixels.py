@@ -82,10 +82,9 @@ def _places(p: Product) -> int:
     return p.C * p.KH * p.KW + FILTERS + 2 * MR
 
 
-def launches(p: Product, b: Blocking, y_strides: tuple[int, int, int, int]) -> list[Launch]:
-    """Sum by shares, then add the shares; the weight of the problem is dw, and dy has these strides."""
-    values = p.arguments() | {"dy": Address("dy"), "dw": p.weight, "partial": Address("partial")}
-    values |= dict(zip(("y_n", "y_f", "y_h", "y_w"), y_strides, strict=True))
+def launches(p: Product, b: Blocking) -> list[Launch]:
+    """Sum by shares, then add the shares; the weight of the problem is dw, and its y is dy."""
+    values = p.arguments() | {"dw": p.weight, "partial": Address("partial")}
     values |= {"shares": b.shares, "images": b.images, "rows": b.rows, "columns": b.columns, "batch": b.batch}
     values |= {"strip_pitch": b.strip_pitch, "panel_pitch": b.panel_pitch, "turned": b.turned}
     values |= {"line": b.line(p), "sums_pitch": b.sums(p)}
@@ -96,7 +95,7 @@ def launches(p: Product, b: Blocking, y_strides: tuple[int, int, int, int]) -> l
 
 
 WEIGHT_GRAD_PIXELS = (
-    "counter", "x", "x_n", "x_c", "x_h", "x_w", "H", "W", "dy", "y_n", "y_f", "y_h", "y_w", "partial",
+    "counter", "x", "x_n", "x_c", "x_h", "x_w", "H", "W", "y", "y_n", "y_f", "y_h", "y_w", "partial",
     "N", "OH", "OW", "groups", "C", "F", "KH", "KW", "stride_h", "stride_w", "offset_h", "offset_w",
     "dilation_h", "dilation_w", "phases_h", "phases_w", "reach_h", "reach_w", "shares", "images", "rows", "columns",
     "batch", "strip_pitch", "panel_pitch", "turned", "line", "sums_pitch", "scratch_size",

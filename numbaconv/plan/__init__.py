@@ -28,7 +28,7 @@ from ..kernels import channels_last as channels_last_kernels
 from ..kernels import depthwise as depthwise_kernels
 from ..kernels import weight_grad as weight_grad_kernels
 from ..kernels.launch import Address, Launch, Program, entry_point
-from ..kernels.problem import Product
+from ..kernels.problem import Product, forward_problem
 from ..kernels.winograd import forward as winograd_forward
 from ..kernels.winograd import weight_grad as winograd_weight_grad
 from . import channels_last, columns, depthwise, direct, weight_grad, winograd
@@ -117,31 +117,7 @@ def plan_forward(
     start, w = _turned(g, w, flip)
     if depthwise.fits(plan) and (one_to_one := depthwise.plan_pass(plan, x, y, start, w, bias)):
         return one_to_one
-    F = g.F // g.groups
-    product = Product(
-        x="x",
-        x_strides=x,
-        H=g.H,
-        W=g.W,
-        weight=Address("weight", start),
-        w_strides=(F * w[0], *w),
-        bias=None if bias is None else "bias",
-        bias_step=bias or 0,
-        y=Address("y"),
-        y_strides=y,
-        N=g.N,
-        C=g.C // g.groups,
-        F=F,
-        OH=g.OH,
-        OW=g.OW,
-        KH=g.KH,
-        KW=g.KW,
-        groups=g.groups,
-        stride=g.stride,
-        offset=(-g.padding[0], -g.padding[2]),
-        dilation=g.dilation,
-        accumulate=False,
-    )
+    product = forward_problem(g, ("x", x), (Address("weight", start), w), ("y", y), bias, False)
     return _plan_products(plan, [product], ("x", "weight", "bias", "y"))
 
 

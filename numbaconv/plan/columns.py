@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..geometry import LAYOUTS, Geometry
-from ..kernels import input_grad_columns, tiling, weight_panels
+from ..kernels import input_grad, input_grad_columns, tiling, weight_panels
 from ..kernels.launch import Address, Program
-from ..kernels.problem import Product
 from . import winograd
 from .base import Plan, Strides, enough_work, even_blocks, pieces_of_output
 from .direct import COPY_COST, odd_lines, register_tile
@@ -48,30 +47,7 @@ def plan_pass(plan: Plan, y: Strides, start: int, w: Strides, x: Strides) -> Pla
     channels = even_blocks(C, min(room // (images * pixels), max(tiling.MR, C // pieces)), tiling.MR)
     pitch = odd_lines(images * outputs + lanes, line)
     b = input_grad_columns.Blocking(channels, KC, images, height, width, pitch, images * pixels + lanes)
-    p = Product(
-        x="dy",
-        x_strides=y,
-        H=g.OH,
-        W=g.OW,
-        weight=Address("weight", start),
-        w_strides=(F * w[0], w[1], w[0], w[2], w[3]),
-        bias=None,
-        bias_step=0,
-        y=Address("dx"),
-        y_strides=x,
-        N=g.N,
-        C=F,
-        F=C,
-        OH=g.H,
-        OW=g.W,
-        KH=g.KH,
-        KW=g.KW,
-        groups=g.groups,
-        stride=(1, 1),
-        offset=(0, 0),
-        dilation=(1, 1),
-        accumulate=plan.accumulate,
-    )
+    p = replace(input_grad.dense(g, y, start, w, x, plan.accumulate), C=F, KH=g.KH, KW=g.KW)
     values: dict[str, int | Address] = {"step_h": g.stride[0], "step_w": g.stride[1]}
     values |= {"apart_h": g.dilation[0], "apart_w": g.dilation[1], "top": g.padding[0], "left": g.padding[2]}
     launches = [weight_panels.packing(p), input_grad_columns.launch(p, b, values)]

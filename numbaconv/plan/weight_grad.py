@@ -10,7 +10,7 @@ from ..geometry import LAYOUTS, Geometry
 from ..kernels import pixels, tiling, weight_grad, weight_grad_pixels
 from ..kernels.gemm import EXACT_ROWS
 from ..kernels.launch import Address, Program
-from ..kernels.problem import Product
+from ..kernels.problem import Product, forward_problem
 from . import winograd
 from .base import PIECES, Axes, Plan, Strides, enough_work, even_blocks, round_up
 from .direct import odd_lines, register_tile, strip_elements
@@ -182,10 +182,10 @@ def plan_weight_grad(plan: Plan, x: Strides, y: Strides, start: int, w: Strides)
     if pointwise and (seen.H, seen.W) == (g.OH, g.OW) and all(a[2] == g.OW * a[3] for a in (x, y)):
         plane = g.OH * g.OW  # a 1 x 1 kernel sees no rows
         seen = replace(seen, H=1, W=plane, OH=1, OW=plane)
-    p = _product(seen, x, start, w, plan.accumulate)
+    p = forward_problem(seen, ("x", x), (Address("dw", start), w), ("dy", y), None, plan.accumulate)
     by_pixels = block_pixels(p, dtype, plan.axes)
     if _pixels_pay(p, by_pixels, seen, dtype, plan.axes):
-        return _with_pixels(plan, p, by_pixels, y)
+        return _with_pixels(plan, p, by_pixels)
     names, filters, channels = ("x", "dy", "bias", "dw"), "filters", "channels"
     if seen.groups == 1 and _better_swapped(seen) and 0 < x[3] <= 2:
         # In groups each would be transposed by itself, which the strides of dw do not say.
@@ -203,44 +203,15 @@ def plan_weight_grad(plan: Plan, x: Strides, y: Strides, start: int, w: Strides)
     return replace(plan, program=program, blocks=blocks, tile=register_tile(dtype))
 
 
-def _with_pixels(plan: Plan, p: Product, b: weight_grad_pixels.Blocking, y: Strides) -> Plan:
+def _with_pixels(plan: Plan, p: Product, b: weight_grad_pixels.Blocking) -> Plan:
     """Plan of dw with pixels in the vector."""
-    launches = weight_grad_pixels.launches(p, b, y)
+    launches = weight_grad_pixels.launches(p, b)
     buffers = {"partial": b.shares * p.groups * b.sums(p)}
     work = enough_work(plan.geometry.flops)
     program = Program(launches, ("x", "dy", "bias", "dw"), buffers, b.scratch(p), plan.dtype, work)
     blocks = {"shares": b.shares, "images": b.images * b.batch, "rows": b.rows, "columns": b.columns}
     reason = f"{plan.reason}; pixels in the vector"
     return replace(plan, reason=reason, program=program, blocks=blocks, tile=register_tile(plan.dtype))
-
-
-def _product(g: Geometry, x: Strides, start: int, w: Strides, accumulate: bool) -> Product:
-    """The dense problem whose weight is dw."""
-    C, F = g.C // g.groups, g.F // g.groups
-    return Product(
-        x="x",
-        x_strides=x,
-        H=g.H,
-        W=g.W,
-        weight=Address("dw", start),
-        w_strides=(F * w[0], *w),
-        bias=None,
-        bias_step=0,
-        y=Address("dy"),
-        y_strides=(0, 0, 0, 0),
-        N=g.N,
-        C=C,
-        F=F,
-        OH=g.OH,
-        OW=g.OW,
-        KH=g.KH,
-        KW=g.KW,
-        groups=g.groups,
-        stride=g.stride,
-        offset=(-g.padding[0], -g.padding[2]),
-        dilation=g.dilation,
-        accumulate=accumulate,
-    )
 
 
 def _without_gaps(g: Geometry) -> Geometry:
