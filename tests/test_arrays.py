@@ -9,7 +9,17 @@ import pytest
 import numbaconv
 
 from .arrays import VARIANTS, reversed_strides, rotated, strided, transposed
-from .cases import COMMON, EMPTY, MEMORY, each_algorithm, each_dtype, each_layout, each_pass, each_pass_and_algorithm
+from .cases import (
+    COMMON,
+    EMPTY,
+    MEMORY,
+    Case,
+    each_algorithm,
+    each_dtype,
+    each_layout,
+    each_pass,
+    each_pass_and_algorithm,
+)
 from .problem import Problem, assert_exact, assert_same_bits
 from .process import run_python
 
@@ -43,6 +53,14 @@ def test_same_bits_as_a_contiguous_copy(algorithm, variant, layout, dtype, name)
 def test_same_bits_in_larger_problems(algorithm, case, variant, layout, name):
     """Where the vectors run along another axis, the sums still have the same order."""
     check_inputs(Problem.normals(case, np.float32, layout), algorithm, variant, name)
+
+
+@each_layout
+@pytest.mark.parametrize("variant", (strided, transposed, rotated), ids=lambda variant: variant.__name__)
+def test_same_bits_of_dw_in_blocks_of_rows(variant, layout):
+    """Planes of several blocks of rows: how many, and so which sums are added, does not follow from strides."""
+    case = Case("large_planes", 1, 32, 90, 90, 32, 3, 3, padding=1, groups=32)
+    check_inputs(Problem.normals(case, np.float32, layout), "direct", variant, "conv2d_weight_grad")
 
 
 def check_inputs(problem, algorithm, variant, name):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..geometry import Geometry
+from ..geometry import LAYOUTS, Geometry
 from ..kernels import depthwise, tiling
 from ..kernels.launch import Address, Launch, NestKernel, Program
 from .base import PIECES, Plan, Strides, enough_work, even_blocks, round_up
@@ -32,9 +32,10 @@ def plan_pass(plan: Plan, x: Strides, y: Strides, start: int, w: Strides, bias: 
         # The forward pass over dy with the turned kernel.
         start, w = start + (g.KH - 1) * w[2] + (g.KW - 1) * w[3], (*w[:2], -w[2], -w[3])
         g, x, y, names = _turned(g), y, x, ("dy", "dx")
-    # Channels that lie side by side are packed side by side.
+    # Channels that lie side by side are packed side by side: by the layout, not by strides, since the rows of a block
+    # follow from it, and the sums of dw from those.
     together = lanes
-    if x[1] == y[1] == 1:
+    if plan.axes == LAYOUTS["NHWC"]:
         together = even_blocks(g.C, TOGETHER_BYTES // dtype.itemsize, lanes)
     # Columns and rows of the packed strip, and of the sums or of the packed dy, for a block of `rows` rows.
     if forward_like:
