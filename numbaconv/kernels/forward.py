@@ -28,7 +28,7 @@ from . import tiling
 from .gemm import ADD, BIASED, FRESH, multiply_panel
 from .jit import helper
 from .launch import Address, Launch, NestKernel
-from .packing import add_bias, compress_taps, pack_strip, pack_weight_panel, unpack_sums
+from .packing import add_bias, compress_taps, pack_strip, pack_weight_panel, place_of_tap, unpack_sums
 from .problem import Product
 from .simd import claim, integers, lanes_of, moved, pointer, store_integer, unpacked
 from .weight_panels import packing, panel_elements
@@ -158,12 +158,12 @@ def forward(scratch, arguments, worker):
         strip_rows, strip_columns = height + reach_h, width + reach_w
         plane = depth * strip_rows * strip_columns * together
         for kh in range(KH):
-            v = kh * dilation_h - base_h
             for kw in range(KW):
-                u = kw * dilation_w - base_w
-                phase = kh % phases_h * phases_w + kw % phases_w
-                place = (v // stride_h * strip_columns + u // stride_w) * together
-                store_integer(table, kh * KW + kw, phase * plane + place)
+                place = place_of_tap(
+                    kh, kw, kh * dilation_h - base_h, kw * dilation_w - base_w, phases_h, phases_w, stride_h, stride_w,
+                    plane, strip_columns, together,
+                )  # fmt: skip
+                store_integer(table, kh * KW + kw, place)
         # The sums of a strip have its rows, those of a panel the rows of the output.
         sum_rows, sum_columns = (height, width) if group_size else (strip_rows, strip_columns)
         count = (((depth - 1) * sum_rows + height - 1) * sum_columns + width) * together

@@ -168,6 +168,16 @@ def pack_strip(
 
 
 @helper
+def place_of_tap(kh, kw, v, u, phases_h, phases_w, stride_h, stride_w, plane, columns, batch):
+    """Where tap (kh, kw) of the first output begins in a channel of a strip of such planes.
+
+    v and u are its rows and columns behind the lowest ones that a tap reads.
+    """
+    phase = kh % phases_h * phases_w + kw % phases_w
+    return phase * plane + (v // stride_h * columns + u // stride_w) * batch
+
+
+@helper
 def places_of(plane, step, base_w, step_w):
     """Where a strip has the columns of remainder 0 to 3 modulo the step: column b * step_w of a tap is in plane b."""
     place_0, place_1, place_2, place_3 = 0, 0, 0, 0

@@ -190,7 +190,7 @@ def tile_multiply_add_rows_first(typingctx, tile, a, a_places, b, b_places, coun
 
 @intrinsic
 def tile_sum_lanes(typingctx, c, pitch, tile):
-    """c[v * pitch + r] += sum over i of t[r, v][i], by halves as :func:`emit_sums` does"""
+    """c[v * pitch + r] += sum over i of t[r, v][i], in the order of :func:`emit_sums`"""
 
     def generate(context, builder, signature, args):
         pointer, pitch, value = args

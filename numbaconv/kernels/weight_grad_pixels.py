@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from . import tiling
 from .jit import helper
 from .launch import Address, Launch, NestKernel
-from .packing import clear, pack_strip
+from .packing import clear, pack_strip, place_of_tap
 from .problem import Product
 from .simd import (
     claim,
@@ -149,10 +149,11 @@ def weight_grad_pixels(scratch, arguments, worker):
             for k in range(K + MR):  # tiles go beyond the last tap, which is then summed again
                 c, tap = divmod(min(k, K - 1), KH * KW)
                 kh, kw = divmod(tap, KW)
-                phase = kh % phases_h * phases_w + kw % phases_w
-                row, column = kh * dilation_h // stride_h, kw * dilation_w // stride_w
-                place = c * strip_pitch + phase * plane + (row * strip_columns + column) * together
-                store_integer(taps, k, place)
+                place = place_of_tap(
+                    kh, kw, kh * dilation_h, kw * dilation_w, phases_h, phases_w, stride_h, stride_w, plane,
+                    strip_columns, together,
+                )  # fmt: skip
+                store_integer(taps, k, c * strip_pitch + place)
             # Rows of the panel are whole vectors.
             panel_columns = (width + lanes - 1) // lanes * lanes if batch == 1 else width
             for f in range(0, F, FILTERS):
