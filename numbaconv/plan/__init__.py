@@ -16,6 +16,7 @@ from numba.core import config
 from ..geometry import Geometry
 from ..kernels import (
     bias_grad,
+    depthwise_weight_grad,
     forward,
     input_grad,
     input_grad_columns,
@@ -32,7 +33,7 @@ from ..kernels.problem import Product, forward_problem
 from ..kernels.winograd import forward as winograd_forward
 from ..kernels.winograd import weight_grad as winograd_weight_grad
 from . import channels_last, columns, depthwise, direct, weight_grad, winograd
-from .base import Axes, Plan, Strides, enough_bytes
+from .base import Axes, Plan, Strides, enough_bytes, turned
 
 __all__ = [
     "Plan",
@@ -114,11 +115,11 @@ def plan_forward(
     if plan.algorithm == "loops":
         return plan
     x, y = _nchw(x, axes), _nchw(y, axes)
-    start, w = _turned(g, w, flip)
+    start, w = turned(g, w) if flip else (0, w)
     if depthwise.fits(plan) and (one_to_one := depthwise.plan_pass(plan, x, y, start, w, bias)):
         return one_to_one
     product = forward_problem(g, ("x", x), (Address("weight", start), w), ("y", y), bias, False)
-    return _plan_products(plan, [product], ("x", "weight", "bias", "y"))
+    return _plan_products(plan, [product])
 
 
 @lru_cache(maxsize=1024)
@@ -139,14 +140,14 @@ def plan_input_grad(
     )
     if plan.algorithm == "loops":
         return plan
-    start, w = _turned(g, w, flip)
+    start, w = turned(g, w) if flip else (0, w)
     x, y = _nchw(x, axes), _nchw(y, axes)
     if depthwise.fits(plan) and (one_to_one := depthwise.plan_pass(plan, x, y, start, w, None)):
         return one_to_one
     if by_columns := columns.plan_pass(plan, y, start, w, x):
         return by_columns
     products = list(input_grad.products(g, y, start, w, x, accumulate))
-    return _plan_products(plan, products, ("dy", "weight", "bias", "dx"))
+    return _plan_products(plan, products)
 
 
 @lru_cache(maxsize=1024)
@@ -168,7 +169,7 @@ def plan_weight_grad(
     if plan.algorithm == "loops":
         return plan
     x, y = _nchw(x, axes), _nchw(y, axes)
-    start, w = _turned(g, w, flip)
+    start, w = turned(g, w) if flip else (0, w)
     if depthwise.fits(plan) and (one_to_one := depthwise.plan_pass(plan, x, y, start, w, None)):
         return one_to_one
     plan_it = winograd.plan_weight_grad if plan.algorithm == "winograd" else weight_grad.plan_weight_grad
@@ -199,30 +200,23 @@ def plan_bias_grad(
     return Program([launch], names, {}, tiling.lanes(dtype.itemsize), dtype, parallel)
 
 
-def _plan_products(plan: Plan, products: list[Product], names: tuple[str, ...]) -> Plan:
+def _plan_products(plan: Plan, products: list[Product]) -> Plan:
     """Plan of a forward pass or of what the input gradient makes of one."""
     products = [p for p in products if p.N * p.F * p.OH * p.OW > 0]
     if not products:
-        program = Program([], names, {}, 0, plan.dtype, False)
+        program = Program([], plan.arrays, {}, 0, plan.dtype, False)
         return replace(plan, reason="nothing to compute", program=program)
     plan_it = direct.plan_products
     if plan.algorithm == "winograd":
         plan_it = winograd.plan_products
     elif channels_last.fits(plan.axes, products[0].F, plan.dtype):
         plan_it = channels_last.plan_products
-    return plan_it(plan, products, names)
+    return plan_it(plan, products)
 
 
 def _nchw(strides: Strides, axes: Axes) -> Strides:
     n, c, h, w = axes
     return strides[n], strides[c], strides[h], strides[w]
-
-
-def _turned(g: Geometry, w: Strides, flip: bool) -> tuple[int, Strides]:
-    """First element and strides of the weight that the nest reads: the kernel, or the turned one."""
-    if not flip:
-        return 0, w
-    return (g.KH - 1) * w[2] + (g.KW - 1) * w[3], (w[0], w[1], -w[2], -w[3])
 
 
 def kernels() -> list[tuple[str, Callable[[np.dtype], object]]]:
@@ -240,8 +234,8 @@ def kernels() -> list[tuple[str, Callable[[np.dtype], object]]]:
         bias_grad.bias_grad,
         depthwise_kernels.depthwise_forward,
         depthwise_kernels.depthwise_input_grad,
-        depthwise_kernels.depthwise_weight_grad,
-        depthwise_kernels.add_depthwise_shares,
+        depthwise_weight_grad.depthwise_weight_grad,
+        depthwise_weight_grad.add_depthwise_shares,
         *winograd_forward.KERNELS.values(),
         *winograd_weight_grad.KERNELS.values(),
     )

@@ -50,6 +50,15 @@ class Plan:
     tile: tuple[int, int] | None = None
 
     @property
+    def arrays(self) -> tuple[str, str, str, str]:
+        """What the launches call the arrays of :meth:`run`, in its order."""
+        return {
+            "forward": ("x", "weight", "bias", "y"),
+            "input gradient": ("dy", "weight", "bias", "dx"),
+            "weight gradient": ("x", "dy", "bias", "dw"),
+        }[self.name]
+
+    @property
     def scratch_bytes(self) -> int:
         """Scratch memory of one worker."""
         return self.program.scratch * self.dtype.itemsize if self.program else 0
@@ -126,6 +135,11 @@ def round_up(value: int, multiple: int) -> int:
 def even_blocks(extent: int, most: int, multiple: int = 1) -> int:
     """The size of blocks that cut an extent evenly: about `most` at most, and a multiple."""
     return max(1, round_up(-(-extent // max(1, -(-extent // max(1, most)))), multiple))
+
+
+def turned(g: Geometry, w: Strides) -> tuple[int, Strides]:
+    """How far the first element of the turned kernel is from that of the kernel, and its strides."""
+    return (g.KH - 1) * w[2] + (g.KW - 1) * w[3], (w[0], w[1], -w[2], -w[3])
 
 
 def upright(p: Product) -> Product:

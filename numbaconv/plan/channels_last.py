@@ -78,7 +78,7 @@ def block(p: Product, dtype: np.dtype) -> channels_last.Blocking:
     )
 
 
-def plan_products(plan: Plan, products: list[Product], names: tuple[str, ...]) -> Plan:
+def plan_products(plan: Plan, products: list[Product]) -> Plan:
     """Plan of dense problems that run one after the other."""
     dtype = plan.dtype
     lanes = tiling.lanes(dtype.itemsize)
@@ -90,7 +90,7 @@ def plan_products(plan: Plan, products: list[Product], names: tuple[str, ...]) -
         panels = max(panels, channels_last.panel_elements(p, lanes))
     scratch = max(b.scratch for b in blocks)
     parallel = enough_work(plan.geometry.flops)
-    program = Program(launches, names, {"panels": panels}, scratch, dtype, parallel)
+    program = Program(launches, plan.arrays, {"panels": panels}, scratch, dtype, parallel)
     b = blocks[-1]  # the first one may be that of the zeros
     sizes = {"filters": b.MC, "images": b.images, "rows": b.rows, "columns": b.columns}
     if plan.name != "forward":

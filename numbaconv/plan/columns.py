@@ -52,8 +52,7 @@ def plan_pass(plan: Plan, y: Strides, start: int, w: Strides, x: Strides) -> Pla
     values |= {"apart_h": g.dilation[0], "apart_w": g.dilation[1], "top": g.padding[0], "left": g.padding[2]}
     launches = [weight_panels.packing(p), input_grad_columns.launch(p, b, values)]
     buffers = {"panels": weight_panels.panel_elements(p, taps)}
-    names = ("dy", "weight", "bias", "dx")
-    program = Program(launches, names, buffers, b.scratch, dtype, enough_work(g.flops))
+    program = Program(launches, plan.arrays, buffers, b.scratch, dtype, enough_work(g.flops))
     blocks = {"channels": channels, "filters": KC, "images": images}
     reason = f"{plan.reason}; by columns"
     return replace(plan, reason=reason, program=program, blocks=blocks, tile=register_tile(dtype))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..geometry import LAYOUTS, Geometry
-from ..kernels import depthwise, tiling
+from ..kernels import depthwise, depthwise_weight_grad, tiling
 from ..kernels.launch import Address, Launch, NestKernel, Program
-from .base import PIECES, Plan, Strides, enough_work, even_blocks, round_up
+from .base import PIECES, Plan, Strides, enough_work, even_blocks, round_up, turned
 
 # Channels of channels-last arrays that are packed together: whole lines of 16 vectors, and rows of them in a strip.
 TOGETHER_BYTES = 1024
@@ -24,14 +24,13 @@ def plan_pass(plan: Plan, x: Strides, y: Strides, start: int, w: Strides, bias: 
     """Plan of a pass with one channel and one filter per group; None if a row of it is too long for scratch."""
     g, dtype = plan.geometry, plan.dtype
     lanes = tiling.lanes(dtype.itemsize)
-    names, arrays = ("x", "y"), ("x", "weight", "bias", "y")
-    if plan.name == "input gradient":
-        names, arrays = ("dx", "dy"), ("dy", "weight", "bias", "dx")
+    # What stands in the place of x and of y.
+    names = {"forward": ("x", "y"), "input gradient": ("dx", "dy"), "weight gradient": ("x", "dy")}[plan.name]
     forward_like = plan.name != "input gradient" or g.stride == (1, 1)
     if plan.name == "input gradient" and forward_like:
         # The forward pass over dy with the turned kernel.
-        start, w = start + (g.KH - 1) * w[2] + (g.KW - 1) * w[3], (*w[:2], -w[2], -w[3])
-        g, x, y, names = _turned(g), y, x, ("dy", "dx")
+        offset, w = turned(g, w)
+        start, g, x, y, names = start + offset, _over_dy(g), y, x, ("dy", "dx")
     # Channels that lie side by side are packed side by side: by the layout, not by strides, since the rows of a block
     # follow from it, and the sums of dw from those.
     together = lanes
@@ -71,23 +70,22 @@ def plan_pass(plan: Plan, x: Strides, y: Strides, start: int, w: Strides, bias: 
         kernel = depthwise.depthwise_forward if forward_like else depthwise.depthwise_input_grad
         launches = [_depthwise(kernel, pieces, names, x, y, weight, w, bias, 0, *shared)]
     else:
-        arrays = ("x", "dy", "bias", "dw")
         weight = Address("dw", start)
         shares = max(1, min(g.N * row_blocks, PIECES))
         buffers = {"partial": shares * -(-g.C // lanes) * g.KH * g.KW * lanes}
         launches = [
-            _depthwise(kernel, count, ("x", "dy"), x, y, weight, w, None, shares, *shared)
+            _depthwise(kernel, count, names, x, y, weight, w, None, shares, *shared)
             for kernel, count in (
-                (depthwise.depthwise_weight_grad, shares),
-                (depthwise.add_depthwise_shares, -(-g.C // lanes)),
+                (depthwise_weight_grad.depthwise_weight_grad, shares),
+                (depthwise_weight_grad.add_depthwise_shares, -(-g.C // lanes)),
             )
         ]
-    program = Program(launches, arrays, buffers, taps() + size(rows), dtype, enough_work(8 * g.flops))
+    program = Program(launches, plan.arrays, buffers, taps() + size(rows), dtype, enough_work(8 * g.flops))
     blocks = {"channels": together, "rows": rows}
     return replace(plan, reason=f"{plan.reason}; depthwise", program=program, blocks=blocks)
 
 
-def _turned(g: Geometry) -> Geometry:
+def _over_dy(g: Geometry) -> Geometry:
     """The problem that dx at stride 1 is, as a forward pass over dy."""
     top, bottom, left, right = g.padding
     reach_h, reach_w = (g.KH - 1) * g.dilation[0], (g.KW - 1) * g.dilation[1]

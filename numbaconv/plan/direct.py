@@ -140,7 +140,7 @@ def _output_block(
     return images, rows, columns
 
 
-def plan_products(plan: Plan, products: list[Product], names: tuple[str, ...]) -> Plan:
+def plan_products(plan: Plan, products: list[Product]) -> Plan:
     """Plan of dense problems that run one after the other."""
     g, dtype = plan.geometry, plan.dtype
     parallel = enough_work(g.flops)
@@ -152,7 +152,7 @@ def plan_products(plan: Plan, products: list[Product], names: tuple[str, ...]) -
     launches = forward.launches(list(zip(products, blockings, strict=True)))
     scratch = max(max(b.scratch(p), weight_panels.stage_elements(p)) for p, b in zip(products, blockings, strict=True))
     panels = weight_panels.panel_elements(products[-1], g.KH * g.KW) if packed else 0
-    program = Program(launches, names, {"panels": panels}, scratch, dtype, parallel)
+    program = Program(launches, plan.arrays, {"panels": panels}, scratch, dtype, parallel)
     b = blockings[-1]  # the first one may be that of the zeros
     blocks = {"filters": b.MC, "channels": b.KC}
     if plan.name != "forward":

@@ -186,7 +186,7 @@ def plan_weight_grad(plan: Plan, x: Strides, y: Strides, start: int, w: Strides)
     by_pixels = block_pixels(p, dtype, plan.axes)
     if _pixels_pay(p, by_pixels, seen, dtype, plan.axes):
         return _with_pixels(plan, p, by_pixels)
-    names, filters, channels = ("x", "dy", "bias", "dw"), "filters", "channels"
+    names, filters, channels = plan.arrays, "filters", "channels"
     if seen.groups == 1 and _better_swapped(seen) and 0 < x[3] <= 2:
         # In groups each would be transposed by itself, which the strides of dw do not say.
         seen = replace(seen, C=seen.F, F=seen.C)
@@ -208,7 +208,7 @@ def _with_pixels(plan: Plan, p: Product, b: weight_grad_pixels.Blocking) -> Plan
     launches = weight_grad_pixels.launches(p, b)
     buffers = {"partial": b.shares * p.groups * b.sums(p)}
     work = enough_work(plan.geometry.flops)
-    program = Program(launches, ("x", "dy", "bias", "dw"), buffers, b.scratch(p), plan.dtype, work)
+    program = Program(launches, plan.arrays, buffers, b.scratch(p), plan.dtype, work)
     blocks = {"shares": b.shares, "images": b.images * b.batch, "rows": b.rows, "columns": b.columns}
     reason = f"{plan.reason}; pixels in the vector"
     return replace(plan, reason=reason, program=program, blocks=blocks, tile=register_tile(plan.dtype))

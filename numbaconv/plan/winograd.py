@@ -215,13 +215,13 @@ def block_weight_grad(g: Geometry, dtype: np.dtype, axes: Axes, whole: bool = Fa
 # -- programs ----------------------------------------------------------------------------------------
 
 
-def plan_products(plan: Plan, products: list[Product], names: tuple[str, ...]) -> Plan:
+def plan_products(plan: Plan, products: list[Product]) -> Plan:
     """Plan of y or dx, one dense problem of 3 x 3 taps."""
     dtype = plan.dtype
     p = upright(*products)
     b = block_product(p, dtype, plan.axes)
     parallel = enough_work(plan.geometry.flops)
-    program = Program([forward.launch(p, b)], names, {}, b.scratch, dtype, parallel, TOTAL_BYTES)
+    program = Program([forward.launch(p, b)], plan.arrays, {}, b.scratch, dtype, parallel, TOTAL_BYTES)
     blocks = {"filters": b.FB, "channels": b.KC}
     if plan.name == "input gradient":
         blocks = {"channels": b.FB, "filters": b.KC}
@@ -236,8 +236,7 @@ def plan_weight_grad(plan: Plan, x: Strides, y: Strides, start: int, w: Strides)
     launches = weight_grad.launches(g, values, b)
     scratch = max(b.scratch, direct_grad.stage_elements(TAPS**2, tiling.lanes(dtype.itemsize)))
     buffers = {"partial": weight_grad.partial_elements(g, b)}
-    names = ("x", "dy", "bias", "dw")
-    program = Program(launches, names, buffers, scratch, dtype, enough_work(g.flops), TOTAL_BYTES)
+    program = Program(launches, plan.arrays, buffers, scratch, dtype, enough_work(g.flops), TOTAL_BYTES)
     return _finish(plan, program, {"shares": b.shares, "filters": b.FB, "channels": b.CB}, b)
 
 
