@@ -1,15 +1,19 @@
-"""Forward pass in NHWC: y[pixel, f] = bias[f] + sum over kh, kw, c of x[what (kh, kw) reads, c] * weight[f, c, kh, kw].
+"""Forward pass with filters in the vector, as NHWC has them, or few channels in any layout.
 
-The product of :mod:`.forward` turned round: here the channels of a pixel lie together, so that pixels are broadcast
-and filters are in the vector. Nothing is transposed, and a row of taps is one stretch of memory.
+    y[pixel, f] = bias[f] + sum over kh, kw, c of x[what (kh, kw) reads, c] * weight[f, c, kh, kw]
+
+The product of :mod:`.forward` turned round: where the channels of a pixel lie together, pixels are broadcast. A row of
+taps is then one stretch of memory.
 
     for a block of MC filters, and a block of output pixels:      one piece of work
         copy the rows of x that the pixels look at, padded        strip [row][column][c]
-        for a row of taps:                                        KW * C products deep
+        short rows of taps:  for a row of outputs:                KH * KW * C products deep
+            product                                               sums [pixel][filter] in scratch, or y itself
+        long ones:  for a row of taps:                            KW * C products deep, of all rows of outputs
             product                                               sums [pixel][filter] in scratch
         write the sums to y
 
-A 1 x 1 kernel reads x and writes y where they lie. Rows of the strip are sorted by their remainder modulo the stride,
+A 1 x 1 kernel reads x where it lies. For long rows of taps the strip's are sorted by their remainder modulo the stride,
 so that pixels of all rows of a block are at one distance; the few columns between rows are computed and not stored.
 Pieces write different filters or pixels of y, and the order of each sum is that of (kh, kw, c), whoever claims the
 piece: the same bits for any number of threads.
@@ -26,7 +30,7 @@ from .launch import Address, Launch, NestKernel
 from .packing import clear
 from .pixels import pack_pixels, unpack_pixels
 from .problem import Product
-from .product import ADD, CONTINUE, FRESH, product
+from .product import ADD, BIASED, CONTINUE, FRESH, product, rows_read
 from .simd import (
     claim,
     lanes_of,
@@ -36,14 +40,11 @@ from .simd import (
     store,
     transpose_block,
     unpacked,
-    vector_load,
     vector_load_first,
     vector_store,
 )
 
 MR = tiling.FILTERS_MR
-# Channels of a row of taps from which it is a product of its own: its part of the weight then fills half of L1.
-LONG_ROW = 128
 DEPTH = tiling.DEPTH
 
 
@@ -56,8 +57,10 @@ class Blocking:
     images: int
     rows: int
     columns: int
-    #: Whether x and y are read and written in place, `columns` pixels of all images one after the other.
+    #: Whether x is read in place, `columns` pixels of all images one after the other.
     flat: bool
+    #: Whether all taps of an output are one product.
+    joined: bool
     #: Pixels between the first outputs of two rows of the strip.
     row: int
     strip: int
@@ -87,6 +90,8 @@ def panel_elements(p: Product, lanes: int) -> int:
 def launches(p: Product, b: Blocking, lanes: int) -> list[Launch]:
     """Pack the weight, then multiply. The dilation of `p` is positive."""
     values = p.arguments() | {"panels": Address("panels"), "MC": b.MC, "KC": b.KC, "flat": b.flat, "row": b.row}
+    values |= {"joined": b.joined, "sorted_h": 1 if b.joined else p.stride[0]}
+    values |= {"phases_h": 1} if b.joined else {}
     values |= {"images": b.images, "rows": b.rows, "columns": b.columns, "strip_size": b.strip, "pitch": b.pitch}
     packing = Launch(pack_vectors, PACK_VECTORS, values, p.groups * -(-p.F // lanes))
     return [packing, Launch(channels_last, LAST, values, p.groups * -(-p.F // b.MC) * blocks(p, b))]
@@ -95,8 +100,8 @@ def launches(p: Product, b: Blocking, lanes: int) -> list[Launch]:
 LAST = (
     "counter", "x", "x_n", "x_c", "x_h", "x_w", "H", "W", "panels", "bias", "bias_f", "y", "y_n", "y_f", "y_h", "y_w",
     "N", "OH", "OW", "groups", "C", "F", "KH", "KW", "stride_h", "stride_w", "offset_h", "offset_w",
-    "dilation_h", "dilation_w", "phases_h", "reach_h", "MC", "KC", "flat", "row", "images", "rows", "columns",
-    "strip_size", "pitch", "accumulate", "scratch_size",
+    "dilation_h", "dilation_w", "phases_h", "sorted_h", "reach_h", "MC", "KC", "flat", "joined", "row", "images",
+    "rows", "columns", "strip_size", "pitch", "accumulate", "scratch_size",
 )  # fmt: skip
 LAST_COUNT = len(LAST)
 
@@ -107,7 +112,7 @@ def channels_last(scratch, arguments, worker):
     (
         _, x_address, x_n, x_c, x_h, x_w, H, W, panels_address, bias_address, bias_f, y_address, y_n, y_f, y_h, y_w,
         N, OH, OW, groups, C, F, KH, KW, stride_h, stride_w, offset_h, offset_w,
-        dilation_h, dilation_w, phases_h, reach_h, MC, KC, flat, row, images, rows, columns,
+        dilation_h, dilation_w, phases_h, sorted_h, reach_h, MC, KC, flat, joined, row, images, rows, columns,
         strip_size, pitch, accumulate, scratch_size,
     ) = unpacked(arguments, LAST_COUNT)  # fmt: skip
     x, y = pointer(x_address, scratch), pointer(y_address, scratch)
@@ -122,6 +127,7 @@ def channels_last(scratch, arguments, worker):
     f_blocks = (F + MC - 1) // MC
     taps = KH * KW
     b_block = C * taps * lanes
+    start = BIASED if bias_address != 0 else FRESH
     while True:
         piece = claim(arguments)
         if piece >= groups * f_blocks * blocks:
@@ -137,77 +143,83 @@ def channels_last(scratch, arguments, worker):
         b = moved(panels, (group * ((F + lanes - 1) // lanes) + f // lanes) * b_block)
         source = moved(x, group * C * x_c)
         out = moved(y, first * y_f)
-        if bias_address != 0:
-            clear(stage, vectors * lanes)
-            for i in range(filters):
-                store(stage, i, load(bias, (first + i) * bias_f))
+        clear(stage, vectors * lanes)
+        for i in range(filters if bias_address != 0 else 0):
+            store(stage, i, load(bias, (first + i) * bias_f))
+        writable = y_f == 1 and filters % lanes == 0 and not accumulate
         if flat:
-            start = block * columns
-            count = min(columns, pixels - start)
-            if count % MR == 0 and filters % lanes == 0 and y_f == 1 and not accumulate:
-                # Whole tiles only: a tail tile would read and write beyond the last pixel.
-                pixel = moved(out, start * y_w)
-                if bias_address != 0:
-                    fill_sums(pixel, y_w, count, vectors, stage)
-                for k in range(0, max(C, 1), KC):
-                    depth = min(KC, C - k)
-                    mode = mode_of(k, C, k == 0 and bias_address == 0)
-                    product(
-                        count, vectors, depth, max(depth, 1), moved(source, start * x_w + k * x_c), x_w, 0, x_c,
-                        moved(b, k * lanes), b_block, pixel, y_w, lanes, mode,
-                    )  # fmt: skip
-                continue
-            n, oh, ow, depth_n, height, width = 0, 0, 0, 1, 1, count
-            pack_pixels(strip, C, moved(source, start * x_w), 0, x_c, 0, x_w, 1, count, 1, 1, count, C, 0, 0)
-            out = moved(out, start * y_w)
-            row_pixels, strip_rows, plane = count, 1, 0
-        else:
-            rest, block_w = divmod(block, blocks_w)
-            block_n, block_h = divmod(rest, blocks_h)
-            n, oh, ow = block_n * images, block_h * rows, block_w * columns
-            depth_n, height, width = min(images, N - n), min(rows, OH - oh), min(columns, OW - ow)
-            strip_rows, row_pixels = height + reach_h, row - columns + width
-            plane = depth_n * strip_rows * row_pixels * stride_w * C
-            for a in range(phases_h):
-                # The rows of one remainder are rows of an image that is stride_h times as steep.
-                top = oh * stride_h + offset_h + a * dilation_h % stride_h
-                steep, remainder = divmod(top, stride_h)
-                pack_pixels(
-                    moved(strip, a * plane), C, moved(source, n * x_n + remainder * x_h), x_n, x_c, stride_h * x_h,
-                    x_w, (H - remainder + stride_h - 1) // stride_h, W, depth_n, strip_rows, row_pixels * stride_w, C,
-                    steep, ow * stride_w + offset_w,
-                )  # fmt: skip
-            out = moved(out, n * y_n + oh * y_h + ow * y_w)
+            here = block * columns
+            width = min(columns, pixels - here)
+            out = moved(out, here * y_w)
+            pixel, row_step, step = moved(source, here * x_w), x_w, x_c
+            if width < MR:  # a register tile would read beyond the last pixel
+                pack_pixels(strip, C, pixel, 0, x_c, 0, x_w, 1, width, 1, 1, width, C, 0, 0)
+                clear(moved(strip, width * C), MR * C)
+                pixel, row_step, step = strip, C, 1
+            whole = writable and width >= MR
+            multiply_pixels(
+                width, width >= MR, vectors, C, KC, C, pixel, row_step, 0, step, b, b_block, out if whole else sums,
+                y_w if whole else pitch, start, stage,
+            )  # fmt: skip
+            if not whole:
+                unpack_pixels(sums, pitch, 0, width, out, 0, y_f, 0, y_w, 1, 1, width, filters, accumulate)
+            continue
+        rest, block_w = divmod(block, blocks_w)
+        block_n, block_h = divmod(rest, blocks_h)
+        n, oh, ow = block_n * images, block_h * rows, block_w * columns
+        depth_n, height, width = min(images, N - n), min(rows, OH - oh), min(columns, OW - ow)
+        strip_rows, row_pixels = height + reach_h, row - columns + width
+        if joined:
+            strip_rows = (height - 1) * stride_h + max(0, KH - 1) * dilation_h + 1
+        line = row_pixels * stride_w * C
+        plane = depth_n * strip_rows * line
+        for a in range(phases_h):
+            # The rows of one remainder are rows of an image that is sorted_h times as steep.
+            top = oh * stride_h + offset_h + a * dilation_h % sorted_h
+            steep, remainder = divmod(top, sorted_h)
+            pack_pixels(
+                moved(strip, a * plane), C, moved(source, n * x_n + remainder * x_h), x_n, x_c, sorted_h * x_h,
+                x_w, (H - remainder + sorted_h - 1) // sorted_h, W, depth_n, strip_rows, row_pixels * stride_w, C,
+                steep, ow * stride_w + offset_w,
+            )  # fmt: skip
+        out = moved(out, n * y_n + oh * y_h + ow * y_w)
         # What the last register tile reads behind the last pixel is 0, and not what was in old memory.
-        clear(moved(strip, phases_h * plane if plane else count * C), MR * stride_w * C)
+        clear(moved(strip, phases_h * plane), MR * stride_w * C)
+        if joined:
+            whole = writable and width >= MR
+            for i in range(depth_n * height):
+                image, h = divmod(i, height)
+                total = moved(out, image * y_n + h * y_h) if whole else moved(sums, i * width * pitch)
+                pixel = moved(strip, (image * strip_rows + h * stride_h) * line)
+                multiply_pixels(
+                    width, whole, vectors, taps * C, taps * C, KW * C, pixel, stride_w * C, dilation_h * line, 1,
+                    b, b_block, total, y_w if whole else pitch, start, stage,
+                )  # fmt: skip
+            if not whole:
+                unpack_pixels(
+                    sums, pitch, height * width * pitch, width, out, y_n, y_f, y_h, y_w, depth_n, height, width,
+                    filters, accumulate,
+                )  # fmt: skip
+            continue
         count = ((depth_n - 1) * strip_rows + height - 1) * row_pixels + width
-        if bias_address != 0:
-            fill_sums(sums, pitch, (count + MR - 1) // MR * MR, vectors, stage)  # what register tiles add to
-        fresh = bias_address == 0
         apart = 1 if dilation_w == 1 else KW  # how many stretches a row of taps is
         stretch = KW // apart * C
-        line = row_pixels * stride_w * C
-        joined = apart == 1 and stretch < LONG_ROW  # then all rows of taps of a phase are one product
+        fresh = True
         for a in range(phases_h):
-            rows_of_taps = (KH - a + phases_h - 1) // phases_h
-            steps = rows_of_taps * apart
             row_step = phases_h * dilation_h // stride_h * line
             base = a * plane + a * dilation_h // stride_h * line
-            for t in range(1 if joined else steps):
+            for t in range((KH - a + phases_h - 1) // phases_h * apart):
                 i, kw = divmod(t, apart)
-                depth = rows_of_taps * stretch if joined else stretch
                 top = moved(strip, base + i * row_step + kw * dilation_w * C)
-                for k in range(0, depth, max(depth, 1) if joined else KC):
-                    deep = depth if joined else min(KC, depth - k)
-                    mode = mode_of(k, depth, fresh)
+                for k in range(0, stretch, KC):
+                    # Long sums are summed apart.
+                    mode = start if fresh else ADD if k == 0 and stretch >= DEPTH else CONTINUE
                     product(
-                        count, vectors, deep, max(stretch, 1) if joined else deep, moved(top, k),
-                        stride_w * C, row_step, 1, moved(b, k * lanes), b_block, sums, pitch, lanes, mode,
+                        count, vectors, min(KC, stretch - k), KC, moved(top, k), stride_w * C, 0, 1,
+                        moved(b, k * lanes), b_block, sums, pitch, lanes, mode, stage,
                     )  # fmt: skip
                     fresh = False
-                b = moved(b, depth * lanes)
-        if fresh:  # no taps or no channels: the sum of nothing
-            product(count, vectors, 0, 1, strip, 0, 0, 0, b, 0, sums, pitch, lanes, FRESH)
+                b = moved(b, stretch * lanes)
         unpack_pixels(
             sums, pitch, strip_rows * row_pixels * pitch, row_pixels, out, y_n, y_f, y_h, y_w, depth_n, height, width,
             filters, accumulate,
@@ -215,21 +227,27 @@ def channels_last(scratch, arguments, worker):
 
 
 @helper
-def mode_of(k, depth, fresh):
-    """How the product from k on of a row of taps, `depth` in all, meets the sums: long ones are summed apart."""
-    if fresh:
-        return FRESH
-    return ADD if k == 0 and depth >= DEPTH else CONTINUE
+def multiply_pixels(
+    count, exact, vectors, depth, KC, width, a, a_row, a_block, a_step, b, b_block, c, c_row, start, bias
+):  # fmt: skip
+    """c[:count, :vectors * lanes] the product, KC of its depth at a time, which begins as `start` has it.
 
-
-@helper
-def fill_sums(sums, pitch, pixels, vectors, bias):
-    """sums[j, :] = bias, in whole vectors, for j < pixels."""
-    lanes = lanes_of(sums)
-    for v in range(vectors):
-        value = vector_load(bias, v * lanes)
-        for j in range(pixels):
-            vector_store(sums, j * pitch + v * lanes, value)
+    If `exact`, which takes MR pixels or more, neither a nor c is touched beyond the last pixel: the last register tile
+    ends with it, and computes some pixels again.
+    """
+    lanes = lanes_of(c)
+    whole = count // MR * MR if exact else count
+    done = 0
+    while done < count:
+        rows = whole if done == 0 else rows_read(count - whole)
+        first = min(done, count - rows)
+        for k in range(0, max(depth, 1), max(KC, 1)):
+            product(
+                rows, vectors, min(KC, depth - k), max(width, 1), moved(a, first * a_row + k * a_step), a_row, a_block,
+                a_step, moved(b, k * lanes), b_block, moved(c, first * c_row), c_row, lanes,
+                start if k == 0 else CONTINUE, bias,
+            )  # fmt: skip
+        done = first + rows
 
 
 PACK_VECTORS = (

@@ -162,6 +162,11 @@ def unpack_pixels(pixels, pitch, image, columns, y, y_n, y_c, y_h, y_w, images, 
                     vector_store(out, w * y_w, vector_load(source, w * pitch))
             elif y_c == 1 and y_w == channels and pitch == channels:
                 write_run(out, 1, source, width * channels, accumulate)
+            elif y_c == 1 and y_w == channels and not accumulate:
+                for w in range(width - 1):  # whole vectors: what is too much belongs to the next pixel, which follows
+                    for c in range(0, channels, lanes):
+                        vector_store(out, w * y_w + c, vector_load(source, w * pitch + c))
+                write_run(moved(out, (width - 1) * y_w), 1, moved(source, (width - 1) * pitch), channels, False)
             else:
                 for w in range(width):
                     write_run(moved(out, w * y_w), y_c, moved(source, w * pitch), channels, accumulate)

@@ -4,8 +4,8 @@ The vectors of b and c lie apart: b[k, i] at i // lanes * b_block + k * lanes + 
 i // lanes * c_block + i % lanes. a[r, k] is broadcast, from r * a_row + k // width * a_block + k % width * a_step,
 width >= 1. The sum of an element runs over k in order, in one accumulator, whatever tile it falls into.
 
-It starts from 0 (FRESH), or from what c holds (CONTINUE), or from 0 and is added to c at the end (ADD): rounding errors
-of sums of sums grow more slowly with the number of terms.
+It starts from 0 (FRESH), or from bias[i] (BIASED, which alone reads it), or from what c holds (CONTINUE), or from 0 and
+is added to c at the end (ADD): rounding errors of sums of sums grow more slowly with the number of terms.
 """
 
 from . import tiling
@@ -13,7 +13,7 @@ from .jit import helper, named
 from .simd import lanes_of, moved
 from .tiles import tile_add, tile_load, tile_multiply_add, tile_store, tile_zero
 
-FRESH, CONTINUE, ADD = range(3)
+FRESH, BIASED, CONTINUE, ADD = range(4)
 
 MR = tiling.FILTERS_MR
 VECTORS = tiling.FILTERS_VECTORS
@@ -24,9 +24,14 @@ def make_micro_kernel(rows, vectors):
 
     @helper
     @named(rows, vectors)
-    def micro_kernel(depth, width, a, a_row, a_block, a_step, b, b_block, c, c_row, c_block, mode):
+    def micro_kernel(depth, width, a, a_row, a_block, a_step, b, b_block, c, c_row, c_block, mode, bias):
         lanes = lanes_of(c)
-        tile = tile_load(c, c_row, c_block, rows, vectors) if mode == CONTINUE else tile_zero(c, rows, vectors)
+        if mode == CONTINUE:
+            tile = tile_load(c, c_row, c_block, rows, vectors)
+        elif mode == BIASED:
+            tile = tile_load(bias, 0, lanes, rows, vectors)
+        else:
+            tile = tile_zero(c, rows, vectors)
         for start in range(0, depth, width):
             column = a
             for _ in range(min(width, depth - start)):
@@ -50,29 +55,31 @@ tail_2 = make_micro_kernel(4, 2) if VECTORS > 2 else tail_wide
 
 
 @helper
-def product(rows, vectors, depth, width, a, a_row, a_block, a_step, b, b_block, c, c_row, c_block, mode):
-    """c[:rows, :vectors * lanes] (= if FRESH, else +=) the product; c and a have room for rows rounded up to MR."""
+def product(rows, vectors, depth, width, a, a_row, a_block, a_step, b, b_block, c, c_row, c_block, mode, bias):
+    """c[:rows, :vectors * lanes] the product, as `mode` has it; c and a have room for :func:`rows_read`."""
+    lanes = lanes_of(c)
     i = 0
     while i < vectors:  # b of a tile stays in L1
         left = vectors - i
         step = VECTORS if left >= VECTORS else min(left, 2)
-        right = moved(b, i * b_block)
+        right, start = moved(b, i * b_block), moved(bias, i * lanes)
         for r in range(0, rows, MR):
             top = moved(a, r * a_row)
             out = moved(c, i * c_block + r * c_row)
+            tile = (depth, width, top, a_row, a_block, a_step, right, b_block, out, c_row, c_block, mode, start)
             if rows - r > 4:
                 if step == VECTORS:
-                    micro_wide(depth, width, top, a_row, a_block, a_step, right, b_block, out, c_row, c_block, mode)
+                    micro_wide(*tile)
                 elif step == 2:
-                    micro_2(depth, width, top, a_row, a_block, a_step, right, b_block, out, c_row, c_block, mode)
+                    micro_2(*tile)
                 else:
-                    micro_1(depth, width, top, a_row, a_block, a_step, right, b_block, out, c_row, c_block, mode)
+                    micro_1(*tile)
             elif step == VECTORS:
-                tail_wide(depth, width, top, a_row, a_block, a_step, right, b_block, out, c_row, c_block, mode)
+                tail_wide(*tile)
             elif step == 2:
-                tail_2(depth, width, top, a_row, a_block, a_step, right, b_block, out, c_row, c_block, mode)
+                tail_2(*tile)
             else:
-                tail_1(depth, width, top, a_row, a_block, a_step, right, b_block, out, c_row, c_block, mode)
+                tail_1(*tile)
         i += step
 
 

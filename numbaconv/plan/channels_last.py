@@ -13,8 +13,10 @@ from ..kernels.launch import Program
 from ..kernels.problem import Product
 from .base import Axes, Plan, enough_work, even_blocks, pieces_of_output, round_up, upright
 
-# Output pixels of a block: their sums for MC filters are at most 192 KiB.
-PIXELS_BYTES = 192 * 4
+# The sums of a block for its MC filters.
+SUMS_BYTES = 192 * 1024
+# Channels of a row of taps from which it is a product of its own: its part of the weight then fills half of L1.
+LONG_ROW = 128
 # What a product is deep, so that its part of the weight, times a register tile, stays in L1.
 DEPTH_BYTES = 192 * 4
 
@@ -32,14 +34,18 @@ def block(p: Product, dtype: np.dtype) -> channels_last.Blocking:
     MC = round_up(even_blocks(p.F, tiling.MC), lanes)
     KC = even_blocks(p.KW * p.C, DEPTH_BYTES // dtype.itemsize)
     f_blocks = p.groups * -(-p.F // MC)
-    most = PIXELS_BYTES // dtype.itemsize
+    joined = p.KH == 0 or p.KW * p.C < LONG_ROW and (p.KW <= 1 or p.dilation[1] == 1)
+    most = SUMS_BYTES // dtype.itemsize // (MC if joined else tiling.MC)
     room = tiling.PANEL_BYTES // dtype.itemsize  # for the strip
     reach_h = p.reach(0)
     between = max(1, -(-((p.KW - 1) * p.dilation[1] + 1) // p.stride[1])) - 1
 
     def strip(images: int, rows: int, columns: int) -> int:
         width = (columns + between) * p.stride[1]
-        return p.phases(0) * images * (rows + reach_h) * width * p.C + lanes
+        height = p.phases(0) * (rows + reach_h)
+        if joined:
+            height = (rows - 1) * p.stride[0] + max(0, p.KH - 1) * p.dilation[0] + 1
+        return images * height * width * p.C + lanes
 
     flat = _one_run(p)
     images = rows = 1
@@ -71,6 +77,7 @@ def block(p: Product, dtype: np.dtype) -> channels_last.Blocking:
         rows=rows,
         columns=columns,
         flat=flat,
+        joined=joined,
         row=columns + between,
         strip=round_up(strip(images, rows, columns) + tiling.FILTERS_MR * p.stride[1] * p.C, line),
         pitch=pitch,

@@ -135,7 +135,7 @@ def make_kernel(m):
                         tiles, (filters + lanes - 1) // lanes, channels, lanes,
                         moved(V, position * v_plane), lanes, capacity * lanes, 1,
                         moved(U, position * u_plane), KC * lanes,
-                        moved(M, position * m_plane), lanes, capacity * lanes, FRESH if c == 0 else ADD,
+                        moved(M, position * m_plane), lanes, capacity * lanes, FRESH if c == 0 else ADD, M,
                     )  # fmt: skip
             transform_output(
                 M, m_plane, capacity * lanes, strip, lines, (moved(bias, f * bias_f), bias_f, bias_address != 0),

@@ -166,7 +166,7 @@ def make_kernel(m):
                         filters, (channels + lanes - 1) // lanes, tiles, capacity,
                         moved(D, position * d_plane), 1, 0, filter_pitch,
                         moved(V, position * v_plane), capacity * lanes,
-                        moved(M, position * m_plane), lanes, filter_pitch * lanes, FRESH if block == first else ADD,
+                        moved(M, position * m_plane), lanes, filter_pitch * lanes, FRESH if block == first else ADD, M,
                     )  # fmt: skip
             sums = moved(partial, (share * groups + group) * padded_F * f_pitch + f * f_pitch)
             sums = moved(sums, c_block * TAPS * line_size)
