@@ -9,7 +9,7 @@ from numba import njit
 
 import numbaconv
 from numbaconv.kernels import tiling
-from numbaconv.kernels.product import ADD, CONTINUE, FRESH, MR, VECTORS, product
+from numbaconv.kernels.product import ADD, BIASED, CONTINUE, FRESH, MR, VECTORS, product
 from numbaconv.kernels.simd import pointer
 from numbaconv.kernels.winograd import algebra
 from numbaconv.kernels.winograd.transforms import FILTER, GRAD, INPUT, OUTPUT, TAP, line, matrix_of
@@ -89,16 +89,19 @@ def test_transform_of_a_line(kind, m):
 
 
 @njit
-def run_product(a, b, c, rows, vectors, depth, width, sizes, mode):
+def run_product(a, b, c, bias, rows, vectors, depth, width, sizes, mode):
     a_row, a_block, a_step, b_block, c_block = sizes
     like = pointer_like(c)
-    first, second, result = (
+    first, second, result, start = (
         pointer(np.int64(a.ctypes.data), like),
         pointer(np.int64(b.ctypes.data), like),
         pointer(np.int64(c.ctypes.data), like),
+        pointer(np.int64(bias.ctypes.data), like),
     )
-    product(rows, vectors, depth, width, first, a_row, a_block, a_step, second, b_block, result, LANES, c_block, mode)
-    return a[0], b[0], c[0]
+    product(
+        rows, vectors, depth, width, first, a_row, a_block, a_step, second, b_block, result, LANES, c_block, mode, start
+    )  # fmt: skip
+    return a[0], b[0], c[0], bias[0]
 
 
 @pytest.mark.parametrize("rows", range(1, 2 * MR + 2))
@@ -114,10 +117,11 @@ def test_product_on_all_tails(rows):
             left = a.transpose(1, 0, 2).reshape(room, -1)[:rows, :depth]
             expected = np.einsum("rk,vki->vri", left, b[:, :depth])
             sizes = width, room * width, 1, b[0].size, room * LANES
-            for mode, start in ((FRESH, np.nan), (CONTINUE, 3), (ADD, 3)):
-                c = np.full((vectors, room, LANES), start, np.float32)
-                run_product(a.ravel(), b.ravel(), c.ravel(), rows, vectors, depth, width, sizes, mode)
-                np.testing.assert_array_equal(c[:, :rows], expected + (0 if mode == FRESH else 3))
+            bias = rng.integers(-4, 5, (vectors, 1, LANES)).astype(np.float32)
+            for mode, before, added in ((FRESH, np.nan, 0), (BIASED, np.nan, bias), (CONTINUE, 3, 3), (ADD, 3, 3)):
+                c = np.full((vectors, room, LANES), before, np.float32)
+                run_product(a.ravel(), b.ravel(), c.ravel(), bias.ravel(), rows, vectors, depth, width, sizes, mode)
+                np.testing.assert_array_equal(c[:, :rows], expected + added)
 
 
 # -- the passes --------------------------------------------------------------------------------------

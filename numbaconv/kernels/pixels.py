@@ -146,13 +146,13 @@ def unpack_pixels(pixels, pitch, image, columns, y, y_n, y_c, y_h, y_w, images, 
             out = moved(y, n * y_n + h * y_h)
             source = moved(pixels, n * image + h * columns * pitch)
             if y_w == 1 and y_c != 1:
-                for w in range(0, width, lanes):
-                    count = min(lanes, width - w)
+                for c in range(0, channels, lanes):  # outside: few pages are written at a time
                     if accumulate:  # by columns of one channel, which lie together in y
-                        for c in range(channels):
-                            add_column(moved(out, c * y_c + w), moved(source, w * pitch + c), pitch, count)
+                        for i in range(c, min(c + lanes, channels)):
+                            add_column(moved(out, i * y_c), moved(source, i), pitch, width)
                         continue
-                    for c in range(0, channels, lanes):
+                    for w in range(0, width, lanes):
+                        count = min(lanes, width - w)
                         transpose_block(
                             moved(out, c * y_c + w), y_c, moved(source, w * pitch + c), pitch, count,
                             min(lanes, channels - c),
@@ -163,10 +163,14 @@ def unpack_pixels(pixels, pitch, image, columns, y, y_n, y_c, y_h, y_w, images, 
             elif y_c == 1 and y_w == channels and pitch == channels:
                 write_run(out, 1, source, width * channels, accumulate)
             elif y_c == 1 and y_w == channels and not accumulate:
-                for w in range(width - 1):  # whole vectors: what is too much belongs to the next pixel, which follows
+                # Whole vectors: what is too much belongs to the next pixels, which follow, but for the last ones.
+                whole = (channels + lanes - 1) // lanes * lanes
+                free = max(0, width - (whole - 1) // channels)
+                for w in range(free):
                     for c in range(0, channels, lanes):
                         vector_store(out, w * y_w + c, vector_load(source, w * pitch + c))
-                write_run(moved(out, (width - 1) * y_w), 1, moved(source, (width - 1) * pitch), channels, False)
+                for w in range(free, width):
+                    write_run(moved(out, w * y_w), 1, moved(source, w * pitch), channels, False)
             else:
                 for w in range(width):
                     write_run(moved(out, w * y_w), y_c, moved(source, w * pitch), channels, accumulate)
