@@ -94,14 +94,16 @@ def launches(p: Product, b: Blocking, lanes: int) -> list[Launch]:
     values |= {"phases_h": 1} if b.joined else {}
     values |= {"images": b.images, "rows": b.rows, "columns": b.columns, "strip_size": b.strip, "pitch": b.pitch}
     packing = Launch(pack_vectors, PACK_VECTORS, values, p.groups * -(-p.F // lanes))
-    return [packing, Launch(channels_last, LAST, values, p.groups * -(-p.F // b.MC) * blocks(p, b))]
+    pieces = p.groups * -(-p.F // b.MC) * blocks(p, b)
+    values["in_turn"] = p.in_turn(pieces)
+    return [packing, Launch(channels_last, LAST, values, -(-pieces // p.in_turn(pieces)))]
 
 
 LAST = (
     "counter", "x", "x_n", "x_c", "x_h", "x_w", "H", "W", "panels", "bias", "bias_f", "y", "y_n", "y_f", "y_h", "y_w",
     "N", "OH", "OW", "groups", "C", "F", "KH", "KW", "stride_h", "stride_w", "offset_h", "offset_w",
     "dilation_h", "dilation_w", "phases_h", "sorted_h", "reach_h", "MC", "KC", "flat", "joined", "row", "images",
-    "rows", "columns", "strip_size", "pitch", "accumulate", "scratch_size",
+    "rows", "columns", "strip_size", "pitch", "in_turn", "accumulate", "scratch_size",
 )  # fmt: skip
 LAST_COUNT = len(LAST)
 
@@ -113,7 +115,7 @@ def channels_last(scratch, arguments, worker):
         _, x_address, x_n, x_c, x_h, x_w, H, W, panels_address, bias_address, bias_f, y_address, y_n, y_f, y_h, y_w,
         N, OH, OW, groups, C, F, KH, KW, stride_h, stride_w, offset_h, offset_w,
         dilation_h, dilation_w, phases_h, sorted_h, reach_h, MC, KC, flat, joined, row, images, rows, columns,
-        strip_size, pitch, accumulate, scratch_size,
+        strip_size, pitch, in_turn, accumulate, scratch_size,
     ) = unpacked(arguments, LAST_COUNT)  # fmt: skip
     x, y = pointer(x_address, scratch), pointer(y_address, scratch)
     panels, bias = pointer(panels_address, scratch), pointer(bias_address, scratch)
@@ -128,12 +130,16 @@ def channels_last(scratch, arguments, worker):
     taps = KH * KW
     b_block = C * taps * lanes
     start = BIASED if bias_address != 0 else FRESH
+    piece = last = 0
     while True:
-        piece = claim(arguments)
+        piece += 1
+        if piece >= last:
+            piece = claim(arguments) * in_turn
+            last = piece + in_turn
         if piece >= groups * f_blocks * blocks:
             return 0
         group_block, block = divmod(piece, blocks)
-        if groups > 1:  # pixels of all groups lie in the same cache lines
+        if in_turn > 1:
             block, group_block = divmod(piece, groups * f_blocks)
         group, f_block = divmod(group_block, f_blocks)
         f = f_block * MC

@@ -84,7 +84,9 @@ def launches(products: list[tuple[Product, Blocking]]) -> list[Launch]:
         values |= {"MC": b.MC, "KC": b.KC, "images": b.images, "rows": b.rows, "columns": b.columns, "batch": b.batch}
         values |= {"strip_pitch": b.strip_pitch, "pitch": b.pitch, "flat": b.flat, "group_size": b.group}
         values["x_in_place"] = b.x_in_place
-        multiplying.append(Launch(forward, FORWARD, values, p.groups * -(-p.F // b.MC) * blocks(p, b)))
+        pieces = p.groups * -(-p.F // b.MC) * blocks(p, b)
+        values["in_turn"] = p.in_turn(pieces)
+        multiplying.append(Launch(forward, FORWARD, values, -(-pieces // p.in_turn(pieces))))
     packed = [p for p, b in products if b.packed and p.C > 0]
     return ([packing(packed[0])] if packed else []) + multiplying
 
@@ -102,7 +104,7 @@ FORWARD = (
     "panels", "bias", "bias_f", "y", "y_n", "y_f", "y_h", "y_w", "N", "OH", "OW", "groups", "C", "F", "KH", "KW",
     "stride_h", "stride_w", "offset_h", "offset_w", "dilation_h", "dilation_w", "phases_h", "phases_w",
     "reach_h", "reach_w", "MC", "KC", "images", "rows", "columns", "batch", "strip_pitch", "pitch", "packed",
-    "flat", "group_size", "x_in_place", "accumulate", "scratch_size",
+    "flat", "group_size", "x_in_place", "in_turn", "accumulate", "scratch_size",
 )  # fmt: skip
 FORWARD_COUNT = len(FORWARD)
 
@@ -115,7 +117,7 @@ def forward(scratch, arguments, worker):
         panels_address, bias_address, bias_f, y_address, y_n, y_f, y_h, y_w, N, OH, OW, groups, C, F, KH, KW,
         stride_h, stride_w, offset_h, offset_w, dilation_h, dilation_w, phases_h, phases_w,
         reach_h, reach_w, MC, KC, images, rows, columns, batch, strip_pitch, pitch, packed, flat, group_size,
-        x_in_place, accumulate, scratch_size,
+        x_in_place, in_turn, accumulate, scratch_size,
     ) = unpacked(arguments, FORWARD_COUNT)  # fmt: skip
     x, y = pointer(x_address, scratch), pointer(y_address, scratch)
     weight, panels, bias = (
@@ -138,12 +140,16 @@ def forward(scratch, arguments, worker):
     f_blocks = (F + MC - 1) // MC
     a_pitch = C * taps * MR
     group_pitch = (F + MR - 1) // MR * a_pitch
+    piece = last = 0
     while True:
-        piece = claim(arguments)
+        piece += 1
+        if piece >= last:
+            piece = claim(arguments) * in_turn
+            last = piece + in_turn
         if piece >= groups * f_blocks * blocks:
             return 0
         group_block, block = divmod(piece, blocks)
-        if x_c == 1 and groups > 1:  # pixels of all groups lie in the same cache lines
+        if in_turn > 1:
             block, group_block = divmod(piece, groups * f_blocks)
         group, f_block = divmod(group_block, f_blocks)
         rest, block_w = divmod(block, blocks_w)

@@ -8,6 +8,9 @@ from math import gcd
 from ..geometry import Geometry
 from .launch import Address
 
+# How often workers claim work, at least.
+CLAIMS = 32
+
 
 @dataclass(frozen=True)
 class Part:
@@ -75,6 +78,15 @@ class Product:
         for name, axis in (("h", 0), ("w", 1)):
             values |= {f"phases_{name}": self.phases(axis), f"reach_{name}": self.reach(axis)}
         return values
+
+    def in_turn(self, pieces: int) -> int:
+        """Pieces of work that a worker takes one after the other.
+
+        Where pixels of all groups lie in the same cache lines, those of one pixel: two workers that write to one line
+        wait for each other.
+        """
+        mixed = self.groups > 1 and self.x_strides[1] == 1
+        return max(1, min(self.groups, pieces // CLAIMS)) if mixed else 1
 
     def reach(self, axis: int) -> int:
         """Rows (axis 0) or columns (axis 1) of a strip beyond those of its outputs."""

@@ -18,21 +18,25 @@ from .base import Axes, Plan, enough_work, even_blocks, pieces_of_output, round_
 SUMS_BYTES = 192 * 1024
 # Channels of a row of taps from which it is a product of its own: its part of the weight then fills half of L1.
 LONG_ROW = 128
+# Taps that read an element of x.
+FEW_READS = 3
 # What a product is deep, so that its part of the weight, times a register tile, stays in L1.
 DEPTH_BYTES = 192 * 4
 
 
 def fits(axes: Axes, p: Product, dtype: np.dtype) -> bool:
-    """Whether the filters of a group fill three quarters of their vectors in NHWC, or of register tiles in NCHW.
+    """Whether filters go to the vector.
 
-    In NCHW few channels at a stride beyond 2 are brought side by side faster than their columns are sorted by phase
-    (3>64@224 11x11/4: 144 against 130 GF/s).
+    In NHWC where those of a group fill three quarters of their vectors, or where x is read so seldom that it is not
+    worth turning. In NCHW where few channels at a stride beyond 2 are brought side by side faster than their columns
+    are sorted by phase (3>64@224 11x11/4: 144 against 130 GF/s) and filters fill three quarters of their tiles.
     """
     lanes = tiling.lanes(dtype.itemsize)
-    few = p.C <= MERGED and min(p.stride) > 2
     if axes == LAYOUTS["NHWC"]:
-        return 4 * p.F >= 3 * round_up(p.F, lanes)
-    return axes == LAYOUTS["NCHW"] and few and 4 * p.F >= 3 * round_up(p.F, tiling.FILTERS_VECTORS * lanes)
+        seldom = p.groups == 1 and p.KH * p.KW <= FEW_READS * prod(p.stride)
+        return seldom or 4 * p.F >= 3 * round_up(p.F, lanes)
+    few = axes == LAYOUTS["NCHW"] and p.C <= MERGED and min(p.stride) > 2
+    return few and 4 * p.F >= 3 * round_up(p.F, tiling.FILTERS_VECTORS * lanes)
 
 
 def block(p: Product, dtype: np.dtype) -> channels_last.Blocking:
@@ -41,9 +45,10 @@ def block(p: Product, dtype: np.dtype) -> channels_last.Blocking:
     line = 64 // dtype.itemsize
     MC = round_up(even_blocks(p.F, tiling.MC), lanes)
     KC = even_blocks(p.KW * p.C, DEPTH_BYTES // dtype.itemsize)
-    f_blocks = p.groups * -(-p.F // MC)
+    shares = p.groups * -(-p.F // MC)
+    flat = _one_run(p)
     joined = p.KH == 0 or p.KW * p.C < LONG_ROW and (p.KW <= 1 or p.dilation[1] == 1)
-    most = SUMS_BYTES // dtype.itemsize // (MC if joined else tiling.MC)
+    most = SUMS_BYTES // dtype.itemsize // (MC if joined and not flat else tiling.MC)
     room = tiling.PANEL_BYTES // dtype.itemsize  # for the strip
     reach_h = p.reach(0)
     between = max(1, -(-((p.KW - 1) * p.dilation[1] + 1) // p.stride[1])) - 1
@@ -55,11 +60,10 @@ def block(p: Product, dtype: np.dtype) -> channels_last.Blocking:
             height = (rows - 1) * p.stride[0] + max(0, p.KH - 1) * p.dilation[0] + 1
         return images * height * width * p.C + lanes
 
-    flat = _one_run(p)
     images = rows = 1
     if flat:
         pixels = p.N * p.OH * p.OW
-        wanted = -(-pixels // -(-pieces_of_output() // f_blocks))
+        wanted = -(-pixels // -(-pieces_of_output() // shares))
         columns = max(1, min(most, wanted, room // max(1, p.C)) // tiling.FILTERS_MR) * tiling.FILTERS_MR
     else:
         columns = even_blocks(p.OW, most)
@@ -71,10 +75,10 @@ def block(p: Product, dtype: np.dtype) -> channels_last.Blocking:
         if (rows, columns) == (p.OH, p.OW):
             at_most = max(1, most // ((rows + reach_h) * (columns + between)))
             images = even_blocks(p.N, min(at_most, max(1, room // strip(1, rows, columns))))
-        pieces = f_blocks * -(-p.OH // rows) * -(-p.OW // columns)
+        pieces = shares * -(-p.OH // rows) * -(-p.OW // columns)
         while pieces * -(-p.N // images) < pieces_of_output() and images > 1:
             images = -(-images // 2)
-        while f_blocks * p.N * -(-p.OH // rows) * -(-p.OW // columns) < pieces_of_output() and rows > 4:
+        while shares * p.N * -(-p.OH // rows) * -(-p.OW // columns) < pieces_of_output() and rows > 4:
             rows = -(-rows // 2)
     pitch = (-(-MC // line) | 1) * line
     pixels_of_sums = (images * (rows + reach_h)) * (columns + between)

@@ -37,6 +37,7 @@ def _block_forward(p: Product, dtype: np.dtype, outputs: int) -> forward.Blockin
     line = 64 // dtype.itemsize
     f_blocks = max(1, -(-p.F // tiling.MC))
     MC = round_up(-(-p.F // f_blocks), tiling.MR)
+    shares = p.groups * f_blocks
     batch_runs = p.x_strides[0] == 1 and p.x_strides[3] != 1 and p.x_strides[1] != 1
     batch = even_blocks(p.N, 4 * lanes) if batch_runs else 1
     pointwise = p.KH == p.KW == p.H == p.OH == 1 and p.stride == (1, 1) and p.offset == (0, 0)
@@ -51,19 +52,19 @@ def _block_forward(p: Product, dtype: np.dtype, outputs: int) -> forward.Blockin
     endless = replace(p, N=1 << 20)
     group = 0
     if flat:
-        pieces = -(-pieces_of_output() // (p.groups * f_blocks))
+        pieces = -(-pieces_of_output() // shares)
         columns = min(most, max(round_up(-(-p.N * p.OW // pieces), lanes), 4 * lanes))
         if in_place:
             columns = round_up(even_blocks(p.OW, columns), lanes)
         images, rows, count, largest = 1, 1, columns, odd_lines(most + lanes, line)
     else:
-        in_strip, in_panel = (_output_block(endless, r, 1, f_blocks, most, lanes) for r in (reach, (0, 0)))
-        many = _output_block(endless, reach, 4 * lanes, f_blocks, most, lanes)
+        in_strip, in_panel = (_output_block(endless, r, 1, shares, most, lanes) for r in (reach, (0, 0)))
+        many = _output_block(endless, reach, 4 * lanes, shares, most, lanes)
         largest = odd_lines(max(strip_elements(p, *in_strip, 1), strip_elements(p, *many, 4 * lanes)) + lanes, line)
         if taps > 1 and batch == 1 and _panel_pays(MC, in_strip, in_panel, reach, lanes):
             group, reach = lanes, (0, 0)
             largest = taps * odd_lines(most, line)
-        images, rows, columns = _output_block(p, reach, batch, f_blocks, most, lanes)
+        images, rows, columns = _output_block(p, reach, batch, shares, most, lanes)
         count = _pixels(images, rows, columns, reach) * batch
     strip_pitch = odd_lines(strip_elements(p, images, rows, columns, batch) + lanes, line)
     fitting = min(tiling.PANEL_BYTES // dtype.itemsize // largest, tiling.DEPTH // taps)
@@ -116,9 +117,12 @@ def _pixels(images: int, rows: int, columns: int, reach: tuple[int, int]) -> int
 
 
 def _output_block(
-    p: Product, reach: tuple[int, int], batch: int, f_blocks: int, most: int, lanes: int
+    p: Product, reach: tuple[int, int], batch: int, shares: int, most: int, lanes: int
 ) -> tuple[int, int, int]:
-    """(images, rows, columns) of a block of about `most` outputs of a filter, and some blocks for each thread."""
+    """(images, rows, columns) of a block of about `most` outputs of a filter, and some blocks for each thread.
+
+    `shares` blocks of filters multiply each of them as pieces of their own.
+    """
     most = max(1, most // batch)
     N = 1 if batch > 1 else p.N
     columns = even_blocks(p.OW, most)
@@ -127,7 +131,7 @@ def _output_block(
     if rows == p.OH and columns == p.OW:
         fitting = [i for i in range(1, min(N, most) + 1) if i == 1 or _pixels(i, rows, columns, reach) <= most]
         images = min(fitting, key=lambda i: -(-_pixels(i, rows, columns, reach) // lanes) / i)
-    pieces = p.groups * f_blocks * -(-p.N // batch)
+    pieces = shares * -(-p.N // batch)
     while pieces * -(-p.OH // rows) * -(-p.OW // columns) < pieces_of_output() * images:
         if images * rows * columns * batch <= 4 * lanes:
             break
