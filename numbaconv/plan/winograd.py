@@ -20,6 +20,8 @@ from .base import PIECES, Axes, Plan, Strides, enough_work, even_blocks, round_u
 # where there are many threads, which moves no sum; dw cannot, and starts fewer workers.
 TOTAL_BYTES = 8 << 20
 FORWARD_BYTES, GRAD_BYTES = 10 << 17, 7 << 17
+# The same for y and dx where a block has more filters than are transformed at a time, and what its larger sums cost.
+FEW_BLOCKS_BYTES, MORE_FILTERS = 15 << 17, 1.05
 # Filters of a block, whose sums for all tiles of the block stay in scratch: the transform of x is done again for each.
 FB_BYTES = 64 * 4
 # Channels whose transformed filters a worker keeps for all its tiles; above, blocks of channels in turns.
@@ -70,18 +72,17 @@ IMAGES = 16
 
 # -- what it costs -----------------------------------------------------------------------------------
 
-# In multiply-adds of a vector. Product: what a multiply-add costs, with the way of its sums to memory and back.
-PRODUCT = 1.3
-# Transforms, for each of the n x n vectors of a tile (of 16 or 36): packing included, NCHW.
-INPUT, FILTERS, OUTPUT, TAPS_COST = 9.0, 5.0, 8.0, 12.0
-# In channels-last layouts there is nothing to turn.
-LAST = 0.6
-# In HWCN pixels are turned one by one.
-BATCH_LAST = 1.5
+# In what a multiply-add of a vector costs in a product; fitted to the times of 360 random layers, each part apart.
 # A product of one vector of filters takes as long as 1.6 of many.
 FIRST_VECTOR = 0.6
+# Transforms, for each of the n x n vectors of a tile (of 16 or 36): packing included, NCHW.
+INPUT, FILTERS, OUTPUT, TAPS_COST = 11.5, 9.0, 11.0, 10.5
+# In channels-last layouts there is nothing to turn.
+LAST = 0.75
+# In HWCN pixels are turned one by one.
+BATCH_LAST = 1.5
 # Direct: a multiply-add, and packing a vector of the panel or reading it from the strip, a share of the multiply-adds.
-DIRECT, PACKING, STRIP = 1.15, 3.0, 0.15
+DIRECT, PACKING, STRIP = 0.95, 1.5, 0.15
 
 
 def expected_ratio(name: str, g: Geometry, dtype: np.dtype, axes: Axes) -> float:
@@ -98,7 +99,7 @@ def expected_ratio(name: str, g: Geometry, dtype: np.dtype, axes: Axes) -> float
         m = grad_variant(g)
         grad = block_weight_grad(g, dtype, axes)
         tiles = N * -(-OH // m) * -(-OW // m)
-        work = PRODUCT * tiles * round_up(F, 4) * (CV + FIRST_VECTOR)
+        work = tiles * round_up(F, 4) * (CV + FIRST_VECTOR)
         work += turning * INPUT * tiles * (CV * -(-F // grad.FB) + 0.7 * FV * -(-C // grad.CB))
         work += TAPS_COST * grad.shares * F * CV
         direct = DIRECT * pixels * F * -(-C * TAPS // lanes) * TAPS + 4 * pixels * (
@@ -106,15 +107,19 @@ def expected_ratio(name: str, g: Geometry, dtype: np.dtype, axes: Axes) -> float
         )
     else:
         m = forward_variant(C, H, W, OH, OW)
-        b = _block(m, N, C, F, OH, OW, dtype, axes)
+        b = _block(m, N, C, F, OH, OW, dtype, axes, 1)  # the same choice, and so the same bits, for all threads
         tiles = N * -(-OH // m) * -(-OW // m)
         blocks = tiles / (b.images * b.rows * b.columns)
-        work = PRODUCT * round_up(tiles, 4) * C * (FV + FIRST_VECTOR)
-        work += turning * (INPUT * tiles * CV * -(-F // b.FB) + OUTPUT * tiles * FV)
+        work = _work_of_tiles(round_up(tiles, 4), C, CV, FV, -(-F // b.FB), turning)
         work += FILTERS * C * FV * (max(1, blocks) if C > b.KC else 1)
         rows = 2 if F == 1 else round_up(F, 4)
         direct = TAPS**2 * pixels * C / lanes * (DIRECT * rows + min(PACKING, STRIP * rows))
     return (m + TAPS - 1) ** 2 * work / direct
+
+
+def _work_of_tiles(tiles: int, C: int, CV: int, FV: int, times: int, turning: float) -> float:
+    """Multiply-adds of vectors at a position that y or dx costs but for the filters; x is transformed so many times."""
+    return tiles * (C * (FV + FIRST_VECTOR) + turning * (INPUT * CV * times + OUTPUT * FV))
 
 
 # -- blocks ------------------------------------------------------------------------------------------
@@ -145,33 +150,60 @@ def _tile_block(N: int, rows: int, columns: int, most: int, batch_last: bool) ->
 def block_product(p: Product, dtype: np.dtype, axes: Axes) -> forward.Blocking:
     """Blocks of y or dx."""
     m = forward_variant(p.C, p.H, p.W, p.OH, p.OW)
-    return _block(m, p.N, p.C, p.F, p.OH, p.OW, dtype, axes)
+    threads: int = config.NUMBA_NUM_THREADS
+    return _block(m, p.N, p.C, p.F, p.OH, p.OW, dtype, axes, threads)
 
 
-def _block(m: int, N: int, C: int, F: int, OH: int, OW: int, dtype: np.dtype, axes: Axes) -> forward.Blocking:
+def _block(
+    m: int, N: int, C: int, F: int, OH: int, OW: int, dtype: np.dtype, axes: Axes, threads: int
+) -> forward.Blocking:
+    """Blocks of a problem of one group, for so many threads."""
     lanes = tiling.lanes(dtype.itemsize)
     n = m + TAPS - 1
-    FB = even_blocks(F, FB_BYTES // dtype.itemsize, lanes)
+    UB = even_blocks(F, FB_BYTES // dtype.itemsize, lanes)
     keeps = KC_BYTES // dtype.itemsize
     KC = round_up(max(1, C), lanes) if keeps >= C else even_blocks(C, KC_BLOCK_BYTES // dtype.itemsize, lanes)
-    threads: int = config.NUMBA_NUM_THREADS
-    budget = min(FORWARD_BYTES, TOTAL_BYTES * 7 // 8 // threads) // dtype.itemsize // n**2
-    most = max(2 * tiling.FILTERS_MR, (budget - FB * KC) // (FB + KC))
+    budget, room = (min(size, TOTAL_BYTES * 7 // 8 // threads) for size in (FORWARD_BYTES, FEW_BLOCKS_BYTES))
+    most = max(2 * tiling.FILTERS_MR, (budget // dtype.itemsize // n**2 - UB * KC) // (UB + KC))
     images, rows, columns = _tile_block(N, -(-OH // m), -(-OW // m), most, axes == LAYOUTS["HWCN"])
+    FB = UB
+    if axes != LAYOUTS["HWCN"]:
+        parts = -(-OH // (m * rows)) * -(-OW // (m * columns))
+        CV, room = -(-C // lanes), room // dtype.itemsize // n**2
+
+        def finished(block: tuple[int, int]) -> tuple[float, int, int]:
+            """When the last thread is done with blocks of so many images and filters."""
+            images, FB = block
+            pieces, FV = parts * -(-N // images) * -(-F // FB), FB // lanes
+            work = _work_of_tiles(images * rows * columns, C, CV, FV, 1, 1.0) + FILTERS * C * FV
+            return -(-pieces // threads) * work * (1 if FB == UB else MORE_FILTERS), -FB, -images
+
+        # Of more filters than are transformed at a time, where they are not kept: x is transformed less often.
+        sizes = {even_blocks(F, -(-F // blocks), lanes) for blocks in range(1, -(-F // UB) + 1 if C > KC else 1)}
+        images, FB = min(
+            (
+                (few, size)
+                for few in {even_blocks(N, most) for most in range(1, images + 1)}
+                for size in sizes | {UB}
+                if size == UB or (size > UB and UB * KC + few * rows * columns * (KC + size) <= room)
+            ),
+            key=finished,
+        )
     capacity = round_up(images * rows * columns, tiling.FILTERS_MR)
-    stage = KC * TAPS**2 + TAPS * n + 1  # vectors of filters on their way, where V will be
+    stage = KC * TAPS**2 + TAPS * n + 1  # vectors of filters on their way
     return forward.Blocking(
         m=m,
         KC=KC,
         FB=FB,
+        UB=UB,
         images=images,
         rows=rows,
         columns=columns,
         capacity=capacity,
-        u_plane=_odd(FB // lanes * KC, lanes),
-        v_plane=_odd(max(KC // lanes * capacity, -(-stage // n**2)), lanes),
+        u_plane=_odd(UB // lanes * KC, lanes),
+        v_plane=_odd(KC // lanes * capacity, lanes),
         m_plane=_odd(FB // lanes * capacity, lanes),
-        strip=(images * (rows * m + 2) * (columns * m + 2) + 1) * lanes,
+        strip=max(images * (rows * m + 2) * (columns * m + 2) + 1, stage) * lanes,
         lines=n * (columns * m + 2) * lanes + lanes,
     )
 

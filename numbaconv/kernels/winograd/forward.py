@@ -2,9 +2,10 @@
 
     for a block of filters, and a block of tiles:             one piece of work
         for a block of channels:                              so that what follows stays in L2
-            transform the filters, U[position][filter block][channel], unless they are still there
             transform the tiles of x, V[position][channel block][tile]
-            for each of the n x n positions: product          sums M[position][filter block][tile]
+            for some filters:
+                transform them, U[position][filter block][channel], unless they are still there
+                for each of the n x n positions: product      sums M[position][filter block][tile]
         transform the sums, add the bias, write y
 
 Transforming filters again for each block of tiles costs less than keeping them: U is 4 times as large as the weight,
@@ -38,6 +39,8 @@ class Blocking:
     columns: int
     #: Tiles of a block, rounded up to whole register tiles.
     capacity: int
+    #: Filters that are transformed at a time.
+    UB: int
     #: Elements of U, V, M and the strip; odd multiples of `lanes` for a position keep positions in different sets.
     u_plane: int
     v_plane: int
@@ -54,7 +57,7 @@ class Blocking:
 WINOGRAD = (
     "counter", "x", "x_n", "x_c", "x_h", "x_w", "H", "W", "weight", "w_group", "w_row", "w_channel", "w_kh", "w_kw",
     "bias", "bias_f", "y", "y_n", "y_f", "y_h", "y_w", "N", "OH", "OW", "groups", "C", "F", "offset_h", "offset_w",
-    "KC", "FB", "images", "rows", "columns", "capacity", "u_plane", "v_plane", "m_plane", "strip_size",
+    "KC", "FB", "UB", "images", "rows", "columns", "capacity", "u_plane", "v_plane", "m_plane", "strip_size",
     "accumulate", "scratch_size",
 )  # fmt: skip
 WINOGRAD_COUNT = len(WINOGRAD)
@@ -62,7 +65,14 @@ WINOGRAD_COUNT = len(WINOGRAD)
 
 def launch(p: Product, b: Blocking) -> Launch:
     """The one launch of a pass."""
-    values = p.arguments() | {"KC": b.KC, "FB": b.FB, "images": b.images, "rows": b.rows, "columns": b.columns}
+    values = p.arguments() | {
+        "KC": b.KC,
+        "FB": b.FB,
+        "UB": b.UB,
+        "images": b.images,
+        "rows": b.rows,
+        "columns": b.columns,
+    }
     values |= {"capacity": b.capacity, "u_plane": b.u_plane, "v_plane": b.v_plane, "m_plane": b.m_plane}
     values |= {"strip_size": b.strip}
     steps = (p.N, b.images), (p.OH, b.rows * b.m), (p.OW, b.columns * b.m), (p.F, b.FB)
@@ -84,7 +94,8 @@ def make_kernel(m):
         (
             _, x_address, x_n, x_c, x_h, x_w, H, W, weight_address, w_group, w_row, w_channel, w_kh, w_kw,
             bias_address, bias_f, y_address, y_n, y_f, y_h, y_w, N, OH, OW, groups, C, F, offset_h, offset_w,
-            KC, FB, images, rows, columns, capacity, u_plane, v_plane, m_plane, strip_size, accumulate, scratch_size,
+            KC, FB, UB, images, rows, columns, capacity, u_plane, v_plane, m_plane, strip_size, accumulate,
+            scratch_size,
         ) = unpacked(arguments, WINOGRAD_COUNT)  # fmt: skip
         x, weight = pointer(x_address, scratch), pointer(weight_address, scratch)
         y, bias = pointer(y_address, scratch), pointer(bias_address, scratch)
@@ -112,31 +123,37 @@ def make_kernel(m):
             top, left = h_block * rows, w_block * columns
             height, width = min(rows, tile_rows - top), min(columns, tile_columns - left)
             f += group * F
+            tiles = here * height * width
             for c in range(0, max(C, 1), KC):
                 channels = min(KC, C - c)
-                if C > KC or packed != filter_block:
-                    taps = moved(weight, group * w_group + f_block * FB * w_row + c * w_channel)
-                    # V, which is written next, is the stage.
-                    transform_filters(U, u_plane, KC * lanes, V, taps, w_row, w_channel, w_kh, w_kw, filters, channels)
-                    packed = filter_block
                 transform_tiles(
                     V, v_plane, lanes, capacity * lanes, strip, lines,
                     moved(x, image * x_n + (group * C + c) * x_c), x_n, x_c, x_h, x_w, H, W,
                     here, height, width, channels, top * m + offset_h, left * m + offset_w,
                 )  # fmt: skip
-                tiles = here * height * width
                 for position in range(n * n):
                     # Register tiles read a few tiles behind the last one: 0, and not what was in old memory.
                     for behind in range(tiles, rows_read(tiles)):
                         for vector in range((channels + lanes - 1) // lanes):
                             place = position * v_plane + (vector * capacity + behind) * lanes
                             vector_store(V, place, vector_zero(V))
-                    product(
-                        tiles, (filters + lanes - 1) // lanes, channels, lanes,
-                        moved(V, position * v_plane), lanes, capacity * lanes, 1,
-                        moved(U, position * u_plane), KC * lanes,
-                        moved(M, position * m_plane), lanes, capacity * lanes, FRESH if c == 0 else ADD, M,
-                    )  # fmt: skip
+                for u in range(0, filters, UB):
+                    some = min(UB, filters - u)
+                    if C > KC or FB > UB or packed != filter_block:
+                        taps = moved(weight, group * w_group + (f_block * FB + u) * w_row + c * w_channel)
+                        # The strip, which has been read, is the stage.
+                        transform_filters(
+                            U, u_plane, KC * lanes, strip, taps, w_row, w_channel, w_kh, w_kw, some, channels
+                        )  # fmt: skip
+                        packed = filter_block
+                    for position in range(n * n):
+                        product(
+                            tiles, (some + lanes - 1) // lanes, channels, lanes,
+                            moved(V, position * v_plane), lanes, capacity * lanes, 1,
+                            moved(U, position * u_plane), KC * lanes,
+                            moved(M, position * m_plane + u * capacity), lanes, capacity * lanes,
+                            FRESH if c == 0 else ADD, M,
+                        )  # fmt: skip
             transform_output(
                 M, m_plane, capacity * lanes, strip, lines, (moved(bias, f * bias_f), bias_f, bias_address != 0),
                 moved(y, image * y_n + f * y_f), y_n, y_f, y_h, y_w, OH, OW, here, height, width, filters,
