@@ -61,6 +61,8 @@ class Blocking:
     flat: bool
     #: Whether all taps of an output are one product.
     joined: bool
+    #: Whether long rows of taps are multiplied for one row of outputs at a time.
+    by_rows: bool
     #: Pixels between the first outputs of two rows of the strip.
     row: int
     strip: int
@@ -90,7 +92,7 @@ def panel_elements(p: Product, lanes: int) -> int:
 def launches(p: Product, b: Blocking, lanes: int) -> list[Launch]:
     """Pack the weight, then multiply. The dilation of `p` is positive."""
     values = p.arguments() | {"panels": Address("panels"), "MC": b.MC, "KC": b.KC, "flat": b.flat, "row": b.row}
-    values |= {"joined": b.joined, "sorted_h": 1 if b.joined else p.stride[0]}
+    values |= {"joined": b.joined, "by_rows": b.by_rows, "sorted_h": 1 if b.joined else p.stride[0]}
     values |= {"phases_h": 1} if b.joined else {}
     values |= {"images": b.images, "rows": b.rows, "columns": b.columns, "strip_size": b.strip, "pitch": b.pitch}
     packing = Launch(pack_vectors, PACK_VECTORS, values, p.groups * -(-p.F // lanes))
@@ -102,8 +104,8 @@ def launches(p: Product, b: Blocking, lanes: int) -> list[Launch]:
 LAST = (
     "counter", "x", "x_n", "x_c", "x_h", "x_w", "H", "W", "panels", "bias", "bias_f", "y", "y_n", "y_f", "y_h", "y_w",
     "N", "OH", "OW", "groups", "C", "F", "KH", "KW", "stride_h", "stride_w", "offset_h", "offset_w",
-    "dilation_h", "dilation_w", "phases_h", "sorted_h", "reach_h", "MC", "KC", "flat", "joined", "row", "images",
-    "rows", "columns", "strip_size", "pitch", "in_turn", "accumulate", "scratch_size",
+    "dilation_h", "dilation_w", "phases_h", "sorted_h", "reach_h", "MC", "KC", "flat", "joined", "by_rows", "row",
+    "images", "rows", "columns", "strip_size", "pitch", "in_turn", "accumulate", "scratch_size",
 )  # fmt: skip
 LAST_COUNT = len(LAST)
 
@@ -114,7 +116,7 @@ def channels_last(scratch, arguments, worker):
     (
         _, x_address, x_n, x_c, x_h, x_w, H, W, panels_address, bias_address, bias_f, y_address, y_n, y_f, y_h, y_w,
         N, OH, OW, groups, C, F, KH, KW, stride_h, stride_w, offset_h, offset_w,
-        dilation_h, dilation_w, phases_h, sorted_h, reach_h, MC, KC, flat, joined, row, images, rows, columns,
+        dilation_h, dilation_w, phases_h, sorted_h, reach_h, MC, KC, flat, joined, by_rows, row, images, rows, columns,
         strip_size, pitch, in_turn, accumulate, scratch_size,
     ) = unpacked(arguments, LAST_COUNT)  # fmt: skip
     x, y = pointer(x_address, scratch), pointer(y_address, scratch)
@@ -207,7 +209,12 @@ def channels_last(scratch, arguments, worker):
                     filters, accumulate,
                 )  # fmt: skip
             continue
+        # All rows of outputs at once, with the columns between them, or one by one, with what a register tile adds.
+        lines_of_sums, sum_pixels = 1, row_pixels
         count = ((depth_n - 1) * strip_rows + height - 1) * row_pixels + width
+        if by_rows:
+            lines_of_sums, sum_pixels, count = depth_n * height, rows_read(width), width
+        sum_rows = height if by_rows else strip_rows
         apart = 1 if dilation_w == 1 else KW  # how many stretches a row of taps is
         stretch = KW // apart * C
         fresh = True
@@ -220,14 +227,17 @@ def channels_last(scratch, arguments, worker):
                 for k in range(0, stretch, KC):
                     # Long sums are summed apart.
                     mode = start if fresh else ADD if k == 0 and stretch >= DEPTH else CONTINUE
-                    product(
-                        count, vectors, min(KC, stretch - k), KC, moved(top, k), stride_w * C, 0, 1,
-                        moved(b, k * lanes), b_block, sums, pitch, lanes, mode, stage,
-                    )  # fmt: skip
+                    for v in range(lines_of_sums):
+                        image, h = divmod(v, height)
+                        product(
+                            count, vectors, min(KC, stretch - k), KC,
+                            moved(top, (image * strip_rows + h) * line + k), stride_w * C, 0, 1, moved(b, k * lanes),
+                            b_block, moved(sums, v * sum_pixels * pitch), pitch, lanes, mode, stage,
+                        )  # fmt: skip
                     fresh = False
                 b = moved(b, stretch * lanes)
         unpack_pixels(
-            sums, pitch, strip_rows * row_pixels * pitch, row_pixels, out, y_n, y_f, y_h, y_w, depth_n, height, width,
+            sums, pitch, sum_rows * sum_pixels * pitch, sum_pixels, out, y_n, y_f, y_h, y_w, depth_n, height, width,
             filters, accumulate,
         )  # fmt: skip
 

@@ -12,6 +12,7 @@ from ..kernels import channels_last, tiling
 from ..kernels.launch import Program
 from ..kernels.pixels import MERGED
 from ..kernels.problem import Product
+from ..kernels.product import rows_read
 from .base import Axes, Plan, enough_work, even_blocks, pieces_of_output, round_up, upright
 
 # The sums of a block for its MC filters.
@@ -81,7 +82,9 @@ def block(p: Product, dtype: np.dtype) -> channels_last.Blocking:
         while shares * p.N * -(-p.OH // rows) * -(-p.OW // columns) < pieces_of_output() and rows > 4:
             rows = -(-rows // 2)
     pitch = (-(-MC // line) | 1) * line
-    pixels_of_sums = (images * (rows + reach_h)) * (columns + between)
+    tiled = round_up(columns, tiling.FILTERS_MR)
+    by_rows = rows_read.py_func(columns) < columns + between
+    pixels_of_sums = images * (rows + reach_h) * max(columns + between, tiled)
     return channels_last.Blocking(
         MC=MC,
         KC=KC,
@@ -90,6 +93,7 @@ def block(p: Product, dtype: np.dtype) -> channels_last.Blocking:
         columns=columns,
         flat=flat,
         joined=joined,
+        by_rows=by_rows,
         row=columns + between,
         strip=round_up(strip(images, rows, columns) + tiling.FILTERS_MR * p.stride[1] * p.C, line),
         pitch=pitch,
