@@ -156,52 +156,43 @@ def channels_last(scratch, arguments, worker):
             store(stage, i, load(bias, (first + i) * bias_f))
         writable = y_f == 1 and filters % lanes == 0 and not accumulate
         if flat:
+            n, oh, ow, depth_n, height = 0, 0, 0, 1, 1
             here = block * columns
             width = min(columns, pixels - here)
-            out = moved(out, here * y_w)
-            pixel, row_step, step = moved(source, here * x_w), x_w, x_c
-            if width < MR:  # a register tile would read beyond the last pixel
-                pack_pixels(strip, C, pixel, 0, x_c, 0, x_w, 1, width, 1, 1, width, C, 0, 0)
-                clear(moved(strip, width * C), MR * C)
-                pixel, row_step, step = strip, C, 1
-            whole = writable and width >= MR
-            multiply_pixels(
-                width, width >= MR, vectors, C, KC, C, pixel, row_step, 0, step, b, b_block, out if whole else sums,
-                y_w if whole else pitch, start, stage,
-            )  # fmt: skip
-            if not whole:
-                unpack_pixels(sums, pitch, 0, width, out, 0, y_f, 0, y_w, 1, 1, width, filters, accumulate)
-            continue
-        rest, block_w = divmod(block, blocks_w)
-        block_n, block_h = divmod(rest, blocks_h)
-        n, oh, ow = block_n * images, block_h * rows, block_w * columns
-        depth_n, height, width = min(images, N - n), min(rows, OH - oh), min(columns, OW - ow)
+            source, out, in_row = moved(source, here * x_w), moved(out, here * y_w), width
+        else:
+            rest, block_w = divmod(block, blocks_w)
+            block_n, block_h = divmod(rest, blocks_h)
+            n, oh, ow = block_n * images, block_h * rows, block_w * columns
+            depth_n, height, width = min(images, N - n), min(rows, OH - oh), min(columns, OW - ow)
+            source, out, in_row = moved(source, n * x_n), moved(out, n * y_n + oh * y_h + ow * y_w), W
+        in_place = flat and width >= MR  # or a register tile would read beyond the last pixel
         strip_rows, row_pixels = height + reach_h, row - columns + width
         if joined:
             strip_rows = (height - 1) * stride_h + max(0, KH - 1) * dilation_h + 1
         line = row_pixels * stride_w * C
         plane = depth_n * strip_rows * line
-        for a in range(phases_h):
+        for a in range(0 if in_place else phases_h):
             # The rows of one remainder are rows of an image that is sorted_h times as steep.
             top = oh * stride_h + offset_h + a * dilation_h % sorted_h
             steep, remainder = divmod(top, sorted_h)
             pack_pixels(
-                moved(strip, a * plane), C, moved(source, n * x_n + remainder * x_h), x_n, x_c, sorted_h * x_h,
-                x_w, (H - remainder + sorted_h - 1) // sorted_h, W, depth_n, strip_rows, row_pixels * stride_w, C,
+                moved(strip, a * plane), C, moved(source, remainder * x_h), x_n, x_c, sorted_h * x_h, x_w,
+                (H - remainder + sorted_h - 1) // sorted_h, in_row, depth_n, strip_rows, row_pixels * stride_w, C,
                 steep, ow * stride_w + offset_w,
             )  # fmt: skip
-        out = moved(out, n * y_n + oh * y_h + ow * y_w)
         # What the last register tile reads behind the last pixel is 0, and not what was in old memory.
-        clear(moved(strip, phases_h * plane), MR * stride_w * C)
-        if joined:
+        clear(moved(strip, phases_h * plane), 0 if in_place else MR * stride_w * C)
+        if flat or joined:
             whole = writable and width >= MR
+            pixel_step, step = (x_w, x_c) if in_place else (stride_w * C, 1)
             for i in range(depth_n * height):
                 image, h = divmod(i, height)
                 total = moved(out, image * y_n + h * y_h) if whole else moved(sums, i * width * pitch)
-                pixel = moved(strip, (image * strip_rows + h * stride_h) * line)
+                pixel = source if in_place else moved(strip, (image * strip_rows + h * stride_h) * line)
                 multiply_pixels(
-                    width, whole, vectors, taps * C, taps * C, KW * C, pixel, stride_w * C, dilation_h * line, 1,
-                    b, b_block, total, y_w if whole else pitch, start, stage,
+                    width, whole or in_place, vectors, taps * C, KC if flat else taps * C, KW * C, pixel, pixel_step,
+                    dilation_h * line, step, b, b_block, total, y_w if whole else pitch, start, stage,
                 )  # fmt: skip
             if not whole:
                 unpack_pixels(

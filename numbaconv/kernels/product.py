@@ -26,12 +26,10 @@ def make_micro_kernel(rows, vectors):
     @named(rows, vectors)
     def micro_kernel(depth, width, a, a_row, a_block, a_step, b, b_block, c, c_row, c_block, mode, bias):
         lanes = lanes_of(c)
-        if mode == CONTINUE:
-            tile = tile_load(c, c_row, c_block, rows, vectors)
-        elif mode == BIASED:
-            tile = tile_load(bias, 0, lanes, rows, vectors)
-        else:
-            tile = tile_zero(c, rows, vectors)
+        tile = tile_zero(c, rows, vectors)
+        if mode in (CONTINUE, BIASED):
+            first, first_row, first_block = (c, c_row, c_block) if mode == CONTINUE else (bias, 0, lanes)
+            tile = tile_load(first, first_row, first_block, rows, vectors)
         for start in range(0, depth, width):
             column = a
             for _ in range(min(width, depth - start)):

@@ -48,7 +48,7 @@ def block(p: Product, dtype: np.dtype) -> channels_last.Blocking:
     KC = even_blocks(p.KW * p.C, DEPTH_BYTES // dtype.itemsize)
     shares = p.groups * -(-p.F // MC)
     flat = _one_run(p)
-    joined = p.KH == 0 or p.KW * p.C < LONG_ROW and (p.KW <= 1 or p.dilation[1] == 1)
+    joined = 0 in (p.KH, p.C) or p.KW * p.C < LONG_ROW and (p.KW <= 1 or p.dilation[1] == 1)
     most = SUMS_BYTES // dtype.itemsize // (MC if joined and not flat else tiling.MC)
     room = tiling.PANEL_BYTES // dtype.itemsize  # for the strip
     reach_h = p.reach(0)
