@@ -13,6 +13,7 @@ number of threads. The weight gradient is in :mod:`.depthwise_weight_grad`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 from ..geometry import Geometry
@@ -293,27 +294,27 @@ def launch(
     kernel: NestKernel,
     pieces: int,
     g: Geometry,
-    names: tuple[str, str],
+    arrays: Sequence[Address],
     x: Strides,
     y: Strides,
     weight: Address,
     w: Strides,
-    bias: int | None,
+    bias: tuple[Address, int] | None,
     rows: int,
     together: int,
     strip: int,
     shares: int,
     accumulate: bool,
 ) -> Launch:
-    """One of the launches above; `names` are those of the arrays in the place of x and y."""
-    values: dict[str, int | Address] = {"x": Address(names[0]), "y": Address(names[1]), "weight": weight}
+    """One of the launches above; `arrays` are those in the place of x and y, `bias` where it begins and its stride."""
+    values: dict[str, int | Address] = {"x": arrays[0], "y": arrays[1], "weight": weight}
     values |= dict(zip(("x_n", "x_c", "x_h", "x_w"), x, strict=True))
     values |= dict(zip(("y_n", "y_c", "y_h", "y_w"), y, strict=True))
     values |= {"w_c": w[0], "w_kh": w[2], "w_kw": w[3], "top": g.padding[0], "left": g.padding[2]}
     values |= {"N": g.N, "C": g.C, "H": g.H, "W": g.W, "OH": g.OH, "OW": g.OW, "KH": g.KH, "KW": g.KW}
     values |= {"stride_h": g.stride[0], "stride_w": g.stride[1]}
     values |= {"dilation_h": g.dilation[0], "dilation_w": g.dilation[1]}
-    values |= {"bias": 0 if bias is None else Address("bias"), "bias_c": bias or 0}
+    values |= dict(zip(("bias", "bias_c"), bias or (0, 0), strict=True))
     values |= {"partial": Address("partial") if shares else 0, "shares": shares}
     values |= {"rows": rows, "together": together, "strip_size": strip, "accumulate": accumulate}
     return Launch(kernel, SHAPE, values, pieces)

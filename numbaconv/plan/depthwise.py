@@ -6,26 +6,38 @@ from dataclasses import replace
 
 from ..geometry import LAYOUTS, Geometry
 from ..kernels import depthwise, depthwise_weight_grad, tiling
-from ..kernels.launch import Address, Launch, NestKernel, Program
+from ..kernels.launch import Address, Program
 from .base import PIECES, Plan, Strides, enough_work, even_blocks, round_up, turned
 
 # Channels of channels-last arrays that are packed together: whole lines of 16 vectors, and rows of them in a strip.
 TOGETHER_BYTES = 1024
 
 
+# Filters of a channel that are computed one after the other, each as a depthwise problem, rather than as small groups.
+MOST_FILTERS = 4
+
+
 def fits(plan: Plan) -> bool:
-    """Whether it is one channel and one filter per group, and enough of them to fill half a vector."""
+    """Whether groups are of one channel and one filter, a few in NHWC, and enough of them to fill half a vector.
+
+    Not of a few in dx: it would be their sum, and one that is accumulated has to be one addition.
+    """
     g = plan.geometry
-    one_to_one = g.C == g.F == g.groups and 2 * g.C >= tiling.lanes(plan.dtype.itemsize)
-    return one_to_one and plan.algorithm == "direct"
+    most = MOST_FILTERS if plan.axes == LAYOUTS["NHWC"] and plan.name != "input gradient" else 1
+    depthwise = g.C == g.groups and g.C <= g.F <= most * g.C and 2 * g.C >= tiling.lanes(plan.dtype.itemsize)
+    return depthwise and plan.algorithm == "direct"
 
 
 def plan_pass(plan: Plan, x: Strides, y: Strides, start: int, w: Strides, bias: int | None) -> Plan | None:
-    """Plan of a pass with one channel and one filter per group; None if a row of it is too long for scratch."""
+    """Plan of a pass with one channel and few filters per group; None if a row of it is too long for scratch."""
     g, dtype = plan.geometry, plan.dtype
     lanes = tiling.lanes(dtype.itemsize)
     # What stands in the place of x and of y.
     names = {"forward": ("x", "y"), "input gradient": ("dx", "dy"), "weight gradient": ("x", "dy")}[plan.name]
+    # Filter m of each channel is every `filters`-th one: a problem of its own.
+    filters = g.F // g.C
+    step_of_y, step_of_w = y[1], w[0]
+    y, w = (y[0], filters * y[1], *y[2:]), (filters * w[0], *w[1:])
     forward_like = plan.name != "input gradient" or g.stride == (1, 1)
     if plan.name == "input gradient" and forward_like:
         # The forward pass over dy with the turned kernel.
@@ -62,23 +74,23 @@ def plan_pass(plan: Plan, x: Strides, y: Strides, start: int, w: Strides, bias: 
     if size(rows) * dtype.itemsize > tiling.PANEL_BYTES:
         return None
     row_blocks = -(-most // rows)
-    weight = Address("weight", start)
-    shared = g, rows, together, strip(rows), plan.accumulate
     pieces = g.N * -(-g.C // together) * row_blocks
-    buffers = {}
-    if plan.name != "weight gradient":
-        kernel = depthwise.depthwise_forward if forward_like else depthwise.depthwise_input_grad
-        launches = [_depthwise(kernel, pieces, names, x, y, weight, w, bias, 0, *shared)]
-    else:
-        weight = Address("dw", start)
-        shares = max(1, min(g.N * row_blocks, PIECES))
-        buffers = {"partial": shares * -(-g.C // lanes) * g.KH * g.KW * lanes}
-        launches = [
-            _depthwise(kernel, count, names, x, y, weight, w, None, shares, *shared)
-            for kernel, count in (
-                (depthwise_weight_grad.depthwise_weight_grad, shares),
-                (depthwise_weight_grad.add_depthwise_shares, -(-g.C // lanes)),
+    shares = max(1, min(g.N * row_blocks, PIECES)) if plan.name == "weight gradient" else 0
+    buffers = {"partial": shares * -(-g.C // lanes) * g.KH * g.KW * lanes} if shares else {}
+    kernels = [(depthwise.depthwise_forward if forward_like else depthwise.depthwise_input_grad, pieces)]
+    if shares:
+        adding = depthwise_weight_grad.add_depthwise_shares, -(-g.C // lanes)
+        kernels = [(depthwise_weight_grad.depthwise_weight_grad, shares), adding]
+    launches = []
+    for m in range(filters):
+        arrays = Address(names[0]), Address(names[1], m * step_of_y)
+        weight = Address("dw" if shares else "weight", start + m * step_of_w)
+        biases = None if bias is None else (Address("bias", m * bias), filters * bias)
+        launches += [
+            depthwise.launch(
+                kernel, count, g, arrays, x, y, weight, w, biases, rows, together, strip(rows), shares, plan.accumulate
             )
+            for kernel, count in kernels
         ]
     program = Program(launches, plan.arrays, buffers, taps() + size(rows), dtype, enough_work(8 * g.flops))
     blocks = {"channels": together, "rows": rows}
@@ -91,22 +103,3 @@ def _over_dy(g: Geometry) -> Geometry:
     reach_h, reach_w = (g.KH - 1) * g.dilation[0], (g.KW - 1) * g.dilation[1]
     padding = reach_h - top, reach_h - bottom, reach_w - left, reach_w - right
     return replace(g, H=g.OH, W=g.OW, OH=g.H, OW=g.W, padding=padding)
-
-
-def _depthwise(
-    kernel: NestKernel,
-    pieces: int,
-    names: tuple[str, str],
-    x: Strides,
-    y: Strides,
-    weight: Address,
-    w: Strides,
-    bias: int | None,
-    shares: int,
-    g: Geometry,
-    rows: int,
-    together: int,
-    strip: int,
-    accumulate: bool,
-) -> Launch:
-    return depthwise.launch(kernel, pieces, g, names, x, y, weight, w, bias, rows, together, strip, shares, accumulate)
