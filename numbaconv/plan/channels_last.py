@@ -34,7 +34,8 @@ def fits(axes: Axes, p: Product, dtype: np.dtype) -> bool:
     """
     lanes = tiling.lanes(dtype.itemsize)
     if axes == LAYOUTS["NHWC"]:
-        seldom = p.groups == 1 and p.KH * p.KW <= FEW_READS * prod(p.stride)
+        enough = (4 if p.groups == 1 else 2) * p.F >= lanes
+        seldom = enough and p.KH * p.KW <= FEW_READS * prod(p.stride)
         return seldom or 4 * p.F >= 3 * round_up(p.F, lanes)
     few = axes == LAYOUTS["NCHW"] and p.C <= MERGED and min(p.stride) > 2
     return few and 4 * p.F >= 3 * round_up(p.F, tiling.FILTERS_VECTORS * lanes)
