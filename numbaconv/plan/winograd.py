@@ -22,7 +22,8 @@ TOTAL_BYTES = 8 << 20
 FORWARD_BYTES, GRAD_BYTES = 10 << 17, 7 << 17
 # The same for y and dx where a block has more filters than are transformed at a time, and what its larger sums cost.
 FEW_BLOCKS_BYTES, MORE_FILTERS = 15 << 17, 1.05
-# Filters of a block, whose sums for all tiles of the block stay in scratch: the transform of x is done again for each.
+# Filters that are transformed at a time: those of a block, whose sums for all its tiles stay in scratch, or some of
+# them. The transform of x is done again for each block.
 FB_BYTES = 64 * 4
 # Channels whose transformed filters a worker keeps for all its tiles; above, blocks of channels in turns.
 KC_BYTES, KC_BLOCK_BYTES = 64 * 4, 32 * 4
