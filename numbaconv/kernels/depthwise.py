@@ -5,7 +5,8 @@
 A vector runs over channels. A block of rows is packed with the channels of a pixel side by side: several vectors
 of channels-last arrays, where they are so already, `lanes` channels of others, which are turned. Then borders, strides
 and short rows cost nothing, since every tap of every pixel is one whole vector, and the result is turned back. Vectors
-along the row, tried first, spent 2 to 6 times as long below 28 x 28, on masks.
+along the row, tried first, spent 2 to 6 times as long below 28 x 28, on masks. Of a few filters a channel, channels
+last, filter m of all channels is a problem of its own.
 
 A piece of work is a block of channels and rows of one image, whose results no other piece writes: the same bits for any
 number of threads. The weight gradient is in :mod:`.depthwise_weight_grad`.
