@@ -65,14 +65,8 @@ WINOGRAD_COUNT = len(WINOGRAD)
 
 def launch(p: Product, b: Blocking) -> Launch:
     """The one launch of a pass."""
-    values = p.arguments() | {
-        "KC": b.KC,
-        "FB": b.FB,
-        "UB": b.UB,
-        "images": b.images,
-        "rows": b.rows,
-        "columns": b.columns,
-    }
+    values = p.arguments() | {"KC": b.KC, "FB": b.FB, "UB": b.UB}
+    values |= {"images": b.images, "rows": b.rows, "columns": b.columns}
     values |= {"capacity": b.capacity, "u_plane": b.u_plane, "v_plane": b.v_plane, "m_plane": b.m_plane}
     values |= {"strip_size": b.strip}
     steps = (p.N, b.images), (p.OH, b.rows * b.m), (p.OW, b.columns * b.m), (p.F, b.FB)
