@@ -251,6 +251,8 @@ def test_choice_and_variant_do_not_depend_on_threads(monkeypatch):
         explained = (numbaconv.explain((N, C, H, H), (F, C, 3, 3), padding=1) for N, C, H, F in problems)
         plans = [plan for one in explained for plan in one.plans]
         choices.add(tuple((plan.algorithm, plan.reason) for plan in plans))
+    monkeypatch.undo()
+    forget_plans()
     assert len(choices) == 1
 
 

@@ -29,7 +29,7 @@ from .jit import helper
 from .launch import Address, Launch, NestKernel
 from .packing import clear
 from .pixels import pack_pixels, unpack_pixels
-from .problem import Product
+from .problem import Product, next_piece
 from .product import ADD, BIASED, CONTINUE, FRESH, product, rows_read
 from .simd import (
     claim,
@@ -97,8 +97,8 @@ def launches(p: Product, b: Blocking, lanes: int) -> list[Launch]:
     values |= {"images": b.images, "rows": b.rows, "columns": b.columns, "strip_size": b.strip, "pitch": b.pitch}
     packing = Launch(pack_vectors, PACK_VECTORS, values, p.groups * -(-p.F // lanes))
     pieces = p.groups * -(-p.F // b.MC) * blocks(p, b)
-    values["in_turn"] = p.in_turn(pieces)
-    return [packing, Launch(channels_last, LAST, values, -(-pieces // p.in_turn(pieces)))]
+    values["in_turn"] = in_turn = p.in_turn(pieces)
+    return [packing, Launch(channels_last, LAST, values, -(-pieces // in_turn))]
 
 
 LAST = (
@@ -134,10 +134,7 @@ def channels_last(scratch, arguments, worker):
     start = BIASED if bias_address != 0 else FRESH
     piece = last = 0
     while True:
-        piece += 1
-        if piece >= last:
-            piece = claim(arguments) * in_turn
-            last = piece + in_turn
+        piece, last = next_piece(arguments, piece, last, in_turn)
         if piece >= groups * f_blocks * blocks:
             return 0
         group_block, block = divmod(piece, blocks)
@@ -191,7 +188,7 @@ def channels_last(scratch, arguments, worker):
                 total = moved(out, image * y_n + h * y_h) if whole else moved(sums, i * width * pitch)
                 pixel = source if in_place else moved(strip, (image * strip_rows + h * stride_h) * line)
                 multiply_pixels(
-                    width, whole or in_place, vectors, taps * C, KC if flat else taps * C, KW * C, pixel, pixel_step,
+                    width, whole or in_place, vectors, taps * C, KC, KW * C, pixel, pixel_step,
                     dilation_h * line, step, b, b_block, total, y_w if whole else pitch, start, stage,
                 )  # fmt: skip
             if not whole:
@@ -248,7 +245,7 @@ def multiply_pixels(
     while done < count:
         rows = whole if done == 0 else rows_read(count - whole)
         first = min(done, count - rows)
-        for k in range(0, max(depth, 1), max(KC, 1)):
+        for k in range(0, max(depth, 1), KC):
             product(
                 rows, vectors, min(KC, depth - k), max(width, 1), moved(a, first * a_row + k * a_step), a_row, a_block,
                 a_step, moved(b, k * lanes), b_block, moved(c, first * c_row), c_row, lanes,

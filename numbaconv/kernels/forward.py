@@ -29,8 +29,8 @@ from .gemm import ADD, BIASED, FRESH, multiply_panel
 from .jit import helper
 from .launch import Address, Launch, NestKernel
 from .packing import add_bias, compress_taps, pack_strip, pack_weight_panel, place_of_tap, unpack_sums
-from .problem import Product
-from .simd import claim, integers, lanes_of, moved, pointer, store_integer, unpacked
+from .problem import Product, next_piece
+from .simd import integers, lanes_of, moved, pointer, store_integer, unpacked
 from .weight_panels import packing, panel_elements
 
 MR = tiling.MR
@@ -85,8 +85,8 @@ def launches(products: list[tuple[Product, Blocking]]) -> list[Launch]:
         values |= {"strip_pitch": b.strip_pitch, "pitch": b.pitch, "flat": b.flat, "group_size": b.group}
         values["x_in_place"] = b.x_in_place
         pieces = p.groups * -(-p.F // b.MC) * blocks(p, b)
-        values["in_turn"] = p.in_turn(pieces)
-        multiplying.append(Launch(forward, FORWARD, values, -(-pieces // p.in_turn(pieces))))
+        values["in_turn"] = in_turn = p.in_turn(pieces)
+        multiplying.append(Launch(forward, FORWARD, values, -(-pieces // in_turn)))
     packed = [p for p, b in products if b.packed and p.C > 0]
     return ([packing(packed[0])] if packed else []) + multiplying
 
@@ -142,10 +142,7 @@ def forward(scratch, arguments, worker):
     group_pitch = (F + MR - 1) // MR * a_pitch
     piece = last = 0
     while True:
-        piece += 1
-        if piece >= last:
-            piece = claim(arguments) * in_turn
-            last = piece + in_turn
+        piece, last = next_piece(arguments, piece, last, in_turn)
         if piece >= groups * f_blocks * blocks:
             return 0
         group_block, block = divmod(piece, blocks)

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from math import gcd
 
 from ..geometry import Geometry
+from .jit import helper
 from .launch import Address
+from .simd import claim
 
 # How often workers claim work, at least.
 CLAIMS = 32
@@ -135,3 +137,12 @@ def forward_problem(
         dilation=g.dilation,
         accumulate=accumulate,
     )
+
+
+@helper
+def next_piece(arguments, piece, last, in_turn):
+    """The next piece of work, and the end of those that are this worker's; 0 and 0 at first. See `Product.in_turn`."""
+    if piece + 1 < last:
+        return piece + 1, last
+    piece = claim(arguments) * in_turn
+    return piece, piece + in_turn

@@ -46,10 +46,12 @@ def block(p: Product, dtype: np.dtype) -> channels_last.Blocking:
     lanes = tiling.lanes(dtype.itemsize)
     line = 64 // dtype.itemsize
     MC = round_up(even_blocks(p.F, tiling.MC), lanes)
-    KC = even_blocks(p.KW * p.C, DEPTH_BYTES // dtype.itemsize)
     shares = p.groups * -(-p.F // MC)
     flat = _one_run(p)
     joined = 0 in (p.KH, p.C) or p.KW * p.C < LONG_ROW and (p.KW <= 1 or p.dilation[1] == 1)
+    KC = even_blocks(p.KW * p.C, DEPTH_BYTES // dtype.itemsize)
+    if joined and not flat:
+        KC = max(1, p.KH * p.KW * p.C)
     most = SUMS_BYTES // dtype.itemsize // (MC if joined and not flat else tiling.MC)
     room = tiling.PANEL_BYTES // dtype.itemsize  # for the strip
     reach_h = p.reach(0)
