@@ -15,6 +15,11 @@ from .base import Plan, enough_work, even_blocks, pieces_of_output, round_up
 # Filters whose multiply-adds cost as much as copying a vector from the strip to the panel, and what they cost on
 # vectors that begin anywhere: 181 GF/s in a panel, 155 on the strip (128>128@56 3x3/2).
 COPY_COST, UNALIGNED = 8, 1.15
+# What a block costs besides its products, for each channel, in copies of a vector.
+STARTS = 40
+# What a vector costs more for each one that its register tile has less than others: 8 x 2 runs at 200 GF/s where 8 x 3
+# does at 213.
+NARROW = 0.06
 # Filters up to which a 1 x 1 kernel reads x where it lies, and channels at a time: each is on a page of its own, of
 # which the first level of translation knows 64 to 96. Not more than half as many at multiples of a distance at which
 # channels meet in a quarter of the sets of L1.
@@ -58,13 +63,15 @@ def _block_forward(p: Product, dtype: np.dtype, outputs: int) -> forward.Blockin
             columns = round_up(even_blocks(p.OW, columns), lanes)
         images, rows, count, largest = 1, 1, columns, odd_lines(most + lanes, line)
     else:
-        in_strip, in_panel = (_output_block(endless, r, 1, shares, most, lanes) for r in (reach, (0, 0)))
-        many = _output_block(endless, reach, 4 * lanes, shares, most, lanes)
+        # What packing a vector costs in vectors of products.
+        copy = COPY_COST / (taps * MC)
+        in_strip, in_panel = (_output_block(endless, r, 1, shares, most, lanes, copy) for r in (reach, (0, 0)))
+        many = _output_block(endless, reach, 4 * lanes, shares, most, lanes, copy)
         largest = odd_lines(max(strip_elements(p, *in_strip, 1), strip_elements(p, *many, 4 * lanes)) + lanes, line)
         if taps > 1 and batch == 1 and _panel_pays(MC, in_strip, in_panel, reach, lanes):
             group, reach = lanes, (0, 0)
             largest = taps * odd_lines(most, line)
-        images, rows, columns = _output_block(p, reach, batch, shares, most, lanes)
+        images, rows, columns = _output_block(p, reach, batch, shares, most, lanes, copy)
         count = _pixels(images, rows, columns, reach) * batch
     strip_pitch = odd_lines(strip_elements(p, images, rows, columns, batch) + lanes, line)
     fitting = min(tiling.PANEL_BYTES // dtype.itemsize // largest, tiling.DEPTH // taps)
@@ -117,20 +124,36 @@ def _pixels(images: int, rows: int, columns: int, reach: tuple[int, int]) -> int
 
 
 def _output_block(
-    p: Product, reach: tuple[int, int], batch: int, shares: int, most: int, lanes: int
+    p: Product, reach: tuple[int, int], batch: int, shares: int, most: int, lanes: int, copy: float
 ) -> tuple[int, int, int]:
     """(images, rows, columns) of a block of about `most` outputs of a filter, and some blocks for each thread.
 
-    `shares` blocks of filters multiply each of them as pieces of their own.
+    `shares` blocks of filters multiply each of them as pieces of their own, after a copy at `copy` of a vector's price.
     """
     most = max(1, most // batch)
     N = 1 if batch > 1 else p.N
     columns = even_blocks(p.OW, most)
-    rows = even_blocks(p.OH, 1 + (most - columns) // (columns + reach[1])) if columns == p.OW else 1
-    images = 1
+    fitting = 1 + (most - columns) // (columns + reach[1]) if columns == p.OW else 1
+
+    def block_rows(fitting: int) -> int:
+        """Rows of a block, `fitting` at most, whose blocks are the fewest vectors and copies."""
+        row = -(-(columns + p.reach(1)) * batch // lanes)
+        repeated = p.phases(0) * p.phases(1) * (p.reach(0) * row + STARTS) * copy
+
+        def cost(rows: int) -> float:
+            vectors = -(-_pixels(1, rows, columns, reach) * batch // lanes)
+            return vectors + NARROW * (-vectors % tiling.VECTORS) + repeated
+
+        def total(rows: int) -> float:
+            whole, left = divmod(p.OH, rows)
+            return whole * cost(rows) + (cost(left) if left else 0)
+
+        return min(range(max(1, min(p.OH, fitting)), 0, -1), key=total)
+
+    rows, images = block_rows(fitting), 1
     if rows == p.OH and columns == p.OW:
-        fitting = [i for i in range(1, min(N, most) + 1) if i == 1 or _pixels(i, rows, columns, reach) <= most]
-        images = min(fitting, key=lambda i: -(-_pixels(i, rows, columns, reach) // lanes) / i)
+        fitting_images = [i for i in range(1, min(N, most) + 1) if i == 1 or _pixels(i, rows, columns, reach) <= most]
+        images = min(fitting_images, key=lambda i: -(-_pixels(i, rows, columns, reach) // lanes) / i)
     pieces = shares * -(-p.N // batch)
     while pieces * -(-p.OH // rows) * -(-p.OW // columns) < pieces_of_output() * images:
         if images * rows * columns * batch <= 4 * lanes:
@@ -138,7 +161,7 @@ def _output_block(
         if images > 1:
             images = -(-images // 2)
         elif rows > 1:
-            rows = -(-rows // 2)
+            rows = block_rows(-(-rows // 2))
         else:
             columns = -(-columns // 2)
     return images, rows, columns
