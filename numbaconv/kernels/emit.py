@@ -121,13 +121,14 @@ def emit_masked_store(builder, value, pointer, offset, mask, vector):
 def emit_transpose(builder, rows, vector):
     """Turn `lanes` vectors by the diagonal: one butterfly of shuffles for each bit of the index.
 
-    Stage s exchanges, between rows i and i + s, the lanes whose bit s differs from the row's.
+    Stage s exchanges, between rows i and i + s, the lanes whose bit s differs from the row's. Fewer rows, a power of
+    two, turn blocks of as many columns: vector j then has columns j, j + rows, ..., one after the other.
     """
     lanes = vector.lanes
     step = 1
-    while step < lanes:
+    while step < len(rows):
         turned = list(rows)
-        for i in range(lanes):
+        for i in range(len(rows)):
             if i & step:
                 continue
             low = [lane if not lane & step else lanes + lane - step for lane in range(lanes)]
@@ -198,3 +199,32 @@ def emit_transposed_copy(vector, step):
         return context.get_dummy_value()
 
     return generate
+
+
+def emit_turned_rows(builder, dst, offset_of, src, src_pitch, n_rows, n_columns, MR, vector):
+    """dst[offset_of(j) + r] = src[r * src_pitch + j] if r < n_rows else 0, for r < MR and j < n_columns."""
+    lanes, kind = vector.lanes, element(vector.dtype)
+    at_once = 1  # rows turned together
+    while at_once < min(MR, lanes):
+        at_once *= 2
+    last = builder.sub(n_columns, ir.Constant(I64, 1))
+    for first in range(0, MR, at_once):
+        count = min(at_once, MR - first)
+        loaded = []
+        for r in range(first, first + count):
+            row = ir.Constant(I64, r)
+            here = builder.select(builder.icmp_signed("<", row, n_rows), n_columns, ir.Constant(I64, 0))
+            mask = emit_mask(builder, here, lanes)
+            loaded.append(emit_masked_load(builder, src, builder.mul(src_pitch, row), mask, vector))
+        loaded += [ir.Constant(vector_of(vector), None)] * (at_once - count)
+        turned = emit_transpose(builder, loaded, vector)
+        # From the end: what is stored beyond the last column, in its place, is written over by that column.
+        for j in range(lanes - 1, -1, -1):
+            start = j // at_once * at_once
+            picks = ir.Constant(ir.VectorType(I32, count), list(range(start, start + count)))
+            column = builder.shuffle_vector(turned[j % at_once], turned[j % at_once], picks)
+            index = ir.Constant(I64, j)
+            place = offset_of(builder.select(builder.icmp_signed("<", index, last), index, last))
+            address = builder.gep(dst, [builder.add(place, ir.Constant(I64, first))], source_etype=kind)
+            address = builder.bitcast(address, column.type.as_pointer())
+            builder.store(column, address, align=item_bytes(vector))

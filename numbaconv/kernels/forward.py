@@ -211,7 +211,7 @@ def forward(scratch, arguments, worker):
                 if not packed:
                     a = a_panel
                     taps_of_a = moved(weight, group * w_group + (f + r) * w_row + c * w_channel)
-                    pack_weight_panel(a, MR, rows_of_a, taps_of_a, w_row, w_channel, w_kh, w_kw, channels, KH, KW)
+                    pack_weight_panel(a, rows_of_a, taps_of_a, w_row, w_channel, w_kh, w_kw, channels, KH, KW)
                 total, total_pitch = moved(sums, r * pitch if KC < C else 0), pitch
                 mode, bias_of_a = FRESH if c == 0 else ADD, moved(bias, (first + r) * bias_f)
                 whole = in_place and rows_of_a == MR

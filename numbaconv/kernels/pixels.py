@@ -3,8 +3,9 @@
 What layout, padding and strides an activation has ends here, as it does in :mod:`.packing` for pixels side by side.
 """
 
+from . import tiling
 from .jit import helper
-from .packing import clear, copy_few, copy_rows, copy_run, inside, write_run
+from .packing import clear, copy_few, copy_rows, copy_run, inside, pack_rows, write_run
 from .simd import (
     lanes_of,
     load,
@@ -12,6 +13,7 @@ from .simd import (
     store,
     transpose_block,
     transpose_every_second,
+    turn_rows,
     vector_load,
     vector_load_first,
     vector_store,
@@ -20,6 +22,7 @@ from .simd import (
     vector_zero,
 )
 
+MR = tiling.MR
 # Channels whose pixels are merged in vectors, instead of being turned.
 MERGED = 4
 
@@ -184,12 +187,10 @@ def add_column(destination, source, step, count):
 
 
 @helper
-def pack_output_grad(panel, MR, dy, y_n, y_f, y_h, y_w, images, rows, columns, filters):
+def pack_output_grad(panel, dy, y_n, y_f, y_h, y_w, images, rows, columns, filters):
     """panel[((n * rows + oh) * columns + ow) * MR + f] = dy[n, f, oh, ow] for f < filters <= MR, and 0 for f < MR."""
     lanes = lanes_of(panel)
     plane = rows * columns
-    if filters < MR:
-        clear(panel, images * plane * MR)
     if y_n == 1 and y_f != 1 and images > 1:  # images lie side by side, and are turned against filters
         for h in range(rows):
             for w in range(columns):
@@ -197,7 +198,7 @@ def pack_output_grad(panel, MR, dy, y_n, y_f, y_h, y_w, images, rows, columns, f
                 source = moved(dy, h * y_h + w * y_w)
                 for n in range(0, images, lanes):
                     out_n = moved(out, n * plane * MR)
-                    turn_panel(out_n, plane * MR, moved(source, n), y_f, filters, min(lanes, images - n))
+                    turn_rows(out_n, plane * MR, MR, moved(source, n), y_f, filters, min(lanes, images - n))
         return
     height, width = (1, plane) if y_h == columns * y_w else (rows, columns)
     for n in range(images):
@@ -206,19 +207,10 @@ def pack_output_grad(panel, MR, dy, y_n, y_f, y_h, y_w, images, rows, columns, f
             source = moved(dy, n * y_n + h * y_h)
             if y_f == 1 and y_w != 1:
                 for w in range(width):
-                    copy_few(moved(out, w * MR), moved(source, w * y_w), filters, filters)
+                    copy_few(moved(out, w * MR), moved(source, w * y_w), filters, MR)
             elif y_w == 1:
                 for w in range(0, width, lanes):
-                    turn_panel(moved(out, w * MR), MR, moved(source, w), y_f, filters, min(lanes, width - w))
+                    turn_rows(moved(out, w * MR), MR, MR, moved(source, w), y_f, filters, min(lanes, width - w))
             else:
                 for w in range(width):
-                    for r in range(filters):
-                        store(out, w * MR + r, load(source, r * y_f + w * y_w))
-
-
-@helper
-def turn_panel(panel, pitch, source, step, rows, columns):
-    """panel[j * pitch + r] = source[r * step + j] for r < rows <= MR, which may be more than lanes, and j < columns."""
-    lanes = lanes_of(panel)
-    for r in range(0, rows, lanes):
-        transpose_block(moved(panel, r), pitch, moved(source, r * step), step, min(lanes, rows - r), columns)
+                    pack_rows(moved(out, w * MR), filters, moved(source, w * y_w), y_f)

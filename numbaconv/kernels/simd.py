@@ -22,6 +22,7 @@ from .emit import (
     emit_multiply_add,
     emit_store,
     emit_transposed_copy,
+    emit_turned_rows,
     vector_of,
 )
 
@@ -325,3 +326,40 @@ def transpose_every_second(typingctx, destination, destination_pitch, source, so
     """
     kinds = (destination, types.int64, source, types.int64, types.int64, types.int64)
     return types.void(*kinds), emit_transposed_copy(Vector(destination.dtype), 2)
+
+
+@intrinsic(prefer_literal=True)
+def turn_rows(typingctx, panel, pitch, MR, source, step, rows, columns):
+    """panel[j * pitch + r] = source[r * step + j] if r < rows else 0, for r < MR and j < columns <= lanes.
+
+    Requires 1 <= columns; reads and writes no more.
+    """
+    n = MR.literal_value
+
+    def generate(context, builder, signature, args):
+        panel, pitch, _, source, step, rows, columns = args
+        vector = Vector(signature.args[0].dtype)
+        emit_turned_rows(builder, panel, lambda j: builder.mul(pitch, j), source, step, rows, columns, n, vector)
+        return context.get_dummy_value()
+
+    return types.void(panel, types.int64, MR, source, types.int64, types.int64, types.int64), generate
+
+
+@intrinsic(prefer_literal=True)
+def turn_rows_to(typingctx, panels, places, index, MR, source, step, rows, columns):
+    """The same, to panels[places[2 * j] + index * places[2 * j + 1] + r]."""
+    n = MR.literal_value
+
+    def generate(context, builder, signature, args):
+        panels, places, index, _, source, step, rows, columns = args
+
+        def offset_of(j):
+            pair = builder.gep(places, [builder.mul(j, ir.Constant(I64, 2))], source_etype=I64)
+            scale = builder.load(builder.gep(pair, [ir.Constant(I64, 1)], source_etype=I64), typ=I64)
+            return builder.add(builder.load(pair, typ=I64), builder.mul(index, scale))
+
+        emit_turned_rows(builder, panels, offset_of, source, step, rows, columns, n, Vector(signature.args[0].dtype))
+        return context.get_dummy_value()
+
+    kinds = (panels, places, types.int64, MR, source, types.int64, types.int64, types.int64)
+    return types.void(*kinds), generate

@@ -218,7 +218,7 @@ def weight_grad(scratch, arguments, worker):
                 rows_of_a = min(MR, filters - r)
                 a, a_row, a_step = moved(source, r * y_f), y_f, y_w
                 if not in_place or rows_of_a < MR:
-                    pack_output_grad(panel, MR, a, y_n, y_f, y_h, y_w, depth, height, width, rows_of_a)
+                    pack_output_grad(panel, a, y_n, y_f, y_h, y_w, depth, height, width, rows_of_a)
                     a, a_row, a_step = panel, 1, MR
                 out = moved(sums, r * f_pitch)
                 for tap in range(lines):

@@ -8,9 +8,9 @@ from math import prod
 from . import tiling
 from .jit import helper
 from .launch import Address, Launch, NestKernel
-from .packing import copy_few, pack_filters_side_by_side, pack_weight_panel
+from .packing import pack_filters_side_by_side, pack_weight_apart, pack_weight_panel
 from .problem import Product
-from .simd import claim, integers, load_integer, moved, pointer, store_integer, unpacked
+from .simd import claim, integers, moved, pointer, store_integer, unpacked
 
 MR = tiling.MR
 # Panels that are packed as one piece of work, and channels at a time: of filters side by side, some cache lines.
@@ -42,9 +42,8 @@ def panel_elements(p: Product, taps: int) -> int:
 
 
 def stage_elements(p: Product) -> int:
-    """Elements of scratch of a worker that packs parts: the taps of a panel, and where they belong."""
-    taps = prod(p.part.taps) if p.part else 0
-    return taps * (MR + 2 * 2)
+    """Elements of scratch of a worker that packs parts: where each tap belongs, two int64."""
+    return 2 * 2 * prod(p.part.taps) if p.part else 0
 
 
 PACK_WEIGHT = (
@@ -69,8 +68,7 @@ def pack_weight(scratch, arguments, worker):
     taps = KH * KW
     a_pitch = C * taps * MR
     in_parts = every_h * every_w > 1
-    stage = moved(scratch, worker * scratch_size)
-    places = integers(moved(stage, taps * MR))
+    places = integers(moved(scratch, worker * scratch_size))
     if in_parts:
         place_parts(places, groups * blocks * C * MR, KH, KW, every_h, every_w)
     while True:
@@ -82,7 +80,7 @@ def pack_weight(scratch, arguments, worker):
         panel = moved(panels, (group * blocks + first) * a_pitch)
         source = moved(weight, group * w_group + first * MR * w_row)
         if w_row == 1 and taps == 1:
-            pack_filters_side_by_side(panel, a_pitch, MR, min(PANELS * MR, F - first * MR), source, w_channel, C)
+            pack_filters_side_by_side(panel, a_pitch, min(PANELS * MR, F - first * MR), source, w_channel, C)
             continue
         # Filters that lie nearer to each other than channels, as in the input gradient, are read together.
         step = max(C, 1) if w_channel < w_row else CHANNELS
@@ -90,18 +88,14 @@ def pack_weight(scratch, arguments, worker):
             for block in range(first, min(first + PANELS, blocks)):
                 from_here = moved(source, (block - first) * MR * w_row + c * w_channel)
                 rows, channels = min(MR, F - block * MR), min(step, C - c)
-                here = moved(panel, (block - first) * a_pitch + c * taps * MR)
-                # In parts, all taps of a channel are read at once, and each goes to the part it belongs to.
-                at_once = 1 if in_parts else channels
-                for i in range(0, channels, at_once):
-                    pack_weight_panel(
-                        stage if in_parts else here, MR, rows, moved(from_here, i * w_channel), w_row, w_channel, w_kh,
-                        w_kw, at_once, KH, KW,
-                    )  # fmt: skip
+                if not in_parts:
+                    here = moved(panel, (block - first) * a_pitch + c * taps * MR)
+                    pack_weight_panel(here, rows, from_here, w_row, w_channel, w_kh, w_kw, channels, KH, KW)
+                    continue
+                for i in range(channels):
                     index = ((group * blocks + block) * C + c + i) * MR
-                    for t in range(taps if in_parts else 0):
-                        place = load_integer(places, 2 * t) + index * load_integer(places, 2 * t + 1)
-                        copy_few(moved(panels, place), moved(stage, t * MR), MR, MR)
+                    weight_of_channel = moved(from_here, i * w_channel)
+                    pack_weight_apart(panels, places, index, rows, weight_of_channel, w_row, w_kh, w_kw, KH, KW)
 
 
 @helper
