@@ -38,11 +38,11 @@ from .simd import (
     moved,
     pointer,
     store,
-    transpose_block,
     unpacked,
     vector_load_first,
     vector_store,
 )
+from .turning import transpose_block
 
 MR = tiling.FILTERS_MR
 DEPTH = tiling.DEPTH

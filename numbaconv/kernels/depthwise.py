@@ -29,13 +29,13 @@ from .simd import (
     moved,
     pointer,
     store,
-    transpose_block,
     unpacked,
     vector_load,
     vector_multiply_add,
     vector_store,
     vector_zero,
 )
+from .turning import transpose_block
 
 Strides = tuple[int, int, int, int]
 

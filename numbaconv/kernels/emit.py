@@ -175,7 +175,7 @@ def emit_transposed_copy(vector, step):
     """The generator of a copy that turns a block of which every `step`-th column counts."""
 
     def generate(context, builder, signature, args):
-        dst, dst_pitch, src, src_pitch, n_rows, n_columns = args
+        dst, dst_pitch, src, src_pitch, n_rows, n_columns, _ = args
 
         def clamped(i, limit):
             """min(i, limit - 1)"""

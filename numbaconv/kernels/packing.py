@@ -13,9 +13,6 @@ from .simd import (
     load_integer,
     moved,
     store,
-    transpose_block,
-    turn_rows,
-    turn_rows_to,
     vector_add,
     vector_fill,
     vector_load,
@@ -27,6 +24,7 @@ from .simd import (
     vector_zero,
     zero_of,
 )
+from .turning import transpose_block, turn_rows, turn_rows_to
 
 MR = tiling.MR
 
@@ -360,14 +358,14 @@ def pack_weight_panel(panel, rows, weight, w_row, w_channel, w_kh, w_kw, channel
         for run in range(runs):
             for i in range(0, length, lanes):
                 here, source = moved(panel, (run * length + i) * MR), moved(weight, run * w_channel + i)
-                turn_rows(here, MR, MR, source, w_row, rows, min(lanes, length - i))
+                turn_rows(here, MR, source, w_row, rows, min(lanes, length - i))
         c = channels
     elif w_kw > 0 and w_kh >= KW * w_kw and span <= lanes:
         # Some of the taps, those of a phase of the input gradient: turned with what lies between them, and moved up.
         # The last channels are not, since no more may be written than the panel.
         while c < channels and c * taps + span <= channels * taps:
             block = moved(panel, c * taps * MR)
-            turn_rows(block, MR, MR, moved(weight, c * w_channel), w_row, rows, span)
+            turn_rows(block, MR, moved(weight, c * w_channel), w_row, rows, span)
             for t in range(1, taps):
                 kh, kw = divmod(t, KW)
                 copy_few(moved(block, t * MR), moved(block, (kh * w_kh + kw * w_kw) * MR), MR, MR)
@@ -391,7 +389,7 @@ def pack_weight_apart(panels, places, index, rows, weight, w_row, w_kh, w_kw, KH
         lanes = lanes_of(panels)
         for t in range(0, taps, lanes):
             count = min(lanes, taps - t)
-            turn_rows_to(panels, moved(places, 2 * t), index, MR, moved(weight, t), w_row, rows, count)
+            turn_rows_to(panels, moved(places, 2 * t), index, moved(weight, t), w_row, rows, count)
         return
     for t in range(taps):
         kh, kw = divmod(t, KW)

@@ -11,9 +11,6 @@ from .simd import (
     load,
     moved,
     store,
-    transpose_block,
-    transpose_every_second,
-    turn_rows,
     vector_load,
     vector_load_first,
     vector_store,
@@ -21,6 +18,7 @@ from .simd import (
     vector_store_merged,
     vector_zero,
 )
+from .turning import transpose_block, transpose_every_second, turn_rows
 
 MR = tiling.MR
 # Channels whose pixels are merged in vectors, instead of being turned.
@@ -198,7 +196,7 @@ def pack_output_grad(panel, dy, y_n, y_f, y_h, y_w, images, rows, columns, filte
                 source = moved(dy, h * y_h + w * y_w)
                 for n in range(0, images, lanes):
                     out_n = moved(out, n * plane * MR)
-                    turn_rows(out_n, plane * MR, MR, moved(source, n), y_f, filters, min(lanes, images - n))
+                    turn_rows(out_n, plane * MR, moved(source, n), y_f, filters, min(lanes, images - n))
         return
     height, width = (1, plane) if y_h == columns * y_w else (rows, columns)
     for n in range(images):
@@ -210,7 +208,7 @@ def pack_output_grad(panel, dy, y_n, y_f, y_h, y_w, images, rows, columns, filte
                     copy_few(moved(out, w * MR), moved(source, w * y_w), filters, MR)
             elif y_w == 1:
                 for w in range(0, width, lanes):
-                    turn_rows(moved(out, w * MR), MR, MR, moved(source, w), y_f, filters, min(lanes, width - w))
+                    turn_rows(moved(out, w * MR), MR, moved(source, w), y_f, filters, min(lanes, width - w))
             else:
                 for w in range(width):
                     pack_rows(moved(out, w * MR), filters, moved(source, w * y_w), y_f)

@@ -308,28 +308,18 @@ def vector_sum(typingctx, a):
     return a.dtype(a), generate
 
 
-@intrinsic
-def transpose_block(typingctx, destination, destination_pitch, source, source_pitch, rows, columns):
-    """destination[j * destination_pitch + i] = source[i * source_pitch + j], i < rows, j < columns.
-
-    Requires 1 <= rows, columns <= lanes; reads and writes no more.
-    """
-    kinds = (destination, types.int64, source, types.int64, types.int64, types.int64)
-    return types.void(*kinds), emit_transposed_copy(Vector(destination.dtype), 1)
-
-
-@intrinsic
-def transpose_every_second(typingctx, destination, destination_pitch, source, source_pitch, rows, columns):
-    """destination[j * destination_pitch + i] = source[i * source_pitch + 2 * j], i < rows, 2 * j < columns.
+@intrinsic(prefer_literal=True)
+def copy_transposed(typingctx, destination, destination_pitch, source, source_pitch, rows, columns, every):
+    """destination[j * destination_pitch + i] = source[i * source_pitch + every * j], i < rows, every * j < columns.
 
     Requires 1 <= rows, columns <= lanes; reads of a row `columns` elements and writes no more.
     """
-    kinds = (destination, types.int64, source, types.int64, types.int64, types.int64)
-    return types.void(*kinds), emit_transposed_copy(Vector(destination.dtype), 2)
+    kinds = (destination, types.int64, source, types.int64, types.int64, types.int64, every)
+    return types.void(*kinds), emit_transposed_copy(Vector(destination.dtype), every.literal_value)
 
 
 @intrinsic(prefer_literal=True)
-def turn_rows(typingctx, panel, pitch, MR, source, step, rows, columns):
+def copy_turned(typingctx, panel, pitch, MR, source, step, rows, columns):
     """panel[j * pitch + r] = source[r * step + j] if r < rows else 0, for r < MR and j < columns <= lanes.
 
     Requires 1 <= columns; reads and writes no more.
@@ -346,7 +336,7 @@ def turn_rows(typingctx, panel, pitch, MR, source, step, rows, columns):
 
 
 @intrinsic(prefer_literal=True)
-def turn_rows_to(typingctx, panels, places, index, MR, source, step, rows, columns):
+def copy_turned_to(typingctx, panels, places, index, MR, source, step, rows, columns):
     """The same, to panels[places[2 * j] + index * places[2 * j + 1] + r]."""
     n = MR.literal_value
 

@@ -38,7 +38,6 @@ from .simd import (
     pointer,
     store,
     store_integer,
-    transpose_block,
     unpacked,
     vector_add,
     vector_load,
@@ -46,6 +45,7 @@ from .simd import (
     vector_store,
     vector_zero,
 )
+from .turning import transpose_block
 
 MR = tiling.MR
 # Filters whose shares are added as one piece of work.

@@ -22,11 +22,11 @@ from ..simd import (
     load,
     moved,
     store,
-    transpose_block,
     vector_add,
     vector_load,
     vector_store,
 )
+from ..turning import transpose_block
 from .algebra import POINTS, TAPS, filter_matrix, input_matrix, output_matrix
 
 # What :func:`line` applies, for tiles of m outputs: n = m + 2 numbers of x, 3 taps and m numbers of dy at n points;
