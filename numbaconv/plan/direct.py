@@ -15,6 +15,8 @@ from .base import Plan, enough_work, even_blocks, pieces_of_output, round_up
 # Filters whose multiply-adds cost as much as copying a vector from the strip to the panel, and what they cost on
 # vectors that begin anywhere: 181 GF/s in a panel, 155 on the strip (128>128@56 3x3/2).
 COPY_COST, UNALIGNED = 8, 1.15
+# Filters from which on a block of NC_BYTES is large enough.
+MANY_FILTERS = 64
 # What a block costs besides its products, for each channel, in copies of a vector.
 STARTS = 40
 # What a vector costs more for each one that its register tile has less than others: 8 x 2 runs at 200 GF/s where 8 x 3
@@ -30,19 +32,25 @@ def block_forward(p: Product, dtype: np.dtype) -> forward.Blocking:
     """Blocks of a forward nest, from the shape alone.
 
     Where a panel of them has room for all channels, no sums wait for other channels, and blocks are twice as large:
-    rows that two blocks look at are packed half as often.
+    rows that two blocks look at are packed half as often. Few filters have few sums and little else to do with what is
+    packed: their blocks are larger.
     """
-    large = _block_forward(p, dtype, 2 * tiling.NC_BYTES)
-    return large if large.KC >= p.C else _block_forward(p, dtype, tiling.NC_BYTES)
+    outputs = tiling.NC_BYTES * (max(1, min(8, MANY_FILTERS // _filters(p))) if p.reach(0) > 0 else 1)
+    large = _block_forward(p, dtype, max(outputs, 2 * tiling.NC_BYTES))
+    return large if large.KC >= p.C else _block_forward(p, dtype, outputs)
+
+
+def _filters(p: Product) -> int:
+    """Filters of a block, in whole register tiles."""
+    return round_up(-(-p.F // -(-p.F // tiling.MC)), tiling.MR) if p.F else tiling.MR
 
 
 def _block_forward(p: Product, dtype: np.dtype, outputs: int) -> forward.Blocking:
     """Blocks of so many bytes of outputs of a filter."""
     lanes = tiling.lanes(dtype.itemsize)
     line = 64 // dtype.itemsize
-    f_blocks = max(1, -(-p.F // tiling.MC))
-    MC = round_up(-(-p.F // f_blocks), tiling.MR)
-    shares = p.groups * f_blocks
+    MC = _filters(p)
+    shares = p.groups * -(-p.F // MC)
     batch_runs = p.x_strides[0] == 1 and p.x_strides[3] != 1 and p.x_strides[1] != 1
     batch = even_blocks(p.N, 4 * lanes) if batch_runs else 1
     pointwise = p.KH == p.KW == p.H == p.OH == 1 and p.stride == (1, 1) and p.offset == (0, 0)
