@@ -64,6 +64,11 @@ class Geometry:
         """Floating-point operations of a pass, two for each product: 2 N F OH OW (C / groups) KH KW."""
         return 2 * self.N * self.F * self.OH * self.OW * (self.C // self.groups) * self.KH * self.KW
 
+    @property
+    def activations(self) -> int:
+        """Elements of x and y together."""
+        return self.N * (self.C * self.H * self.W + self.F * self.OH * self.OW)
+
 
 def to_nchw(shape: tuple[int, ...], layout: str) -> tuple[int, int, int, int]:
     """Turn a shape in `layout` into the order N, C, H, W."""

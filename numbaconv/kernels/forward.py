@@ -146,7 +146,7 @@ def forward(scratch, arguments, worker):
         if piece >= groups * f_blocks * blocks:
             return 0
         group_block, block = divmod(piece, blocks)
-        if in_turn > 1:
+        if groups > 1 and x_c == 1:
             block, group_block = divmod(piece, groups * f_blocks)
         group, f_block = divmod(group_block, f_blocks)
         rest, block_w = divmod(block, blocks_w)

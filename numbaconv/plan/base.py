@@ -20,9 +20,9 @@ NO_BIAS = {np.dtype(kind): np.empty(0, kind) for kind in (np.float32, np.float64
 
 # A parallel start costs 15 to 35 microseconds on an idle machine, and milliseconds where other processes hold the
 # cores: the training of the digits example took 15 times as long beside two busy processes with a threshold of 4
-# million. One core does 12 million operations in 110 microseconds.
+# million. One core does 12 million operations in 110 microseconds, and moves 2 MiB of activations in 70 to 120.
 PARALLEL_FLOPS = 12_000_000
-PARALLEL_BYTES = 1 << 20
+PARALLEL_BYTES = 2 << 20
 # Pieces of work to deal out, where blocks can be cut finer, and parts of dw that are summed apart. More of them read
 # the weight more often.
 PIECES = 8
@@ -111,9 +111,9 @@ class Plan:
         return "\n".join(lines)
 
 
-def enough_work(flops: int) -> bool:
-    """Whether so many floating-point operations are worth more than one thread."""
-    return flops >= PARALLEL_FLOPS
+def enough_work(g: Geometry, dtype: np.dtype) -> bool:
+    """Whether so many floating-point operations, or activations, are worth more than one thread."""
+    return g.flops >= PARALLEL_FLOPS or enough_bytes(g.activations * dtype.itemsize)
 
 
 def enough_bytes(count: int) -> bool:

@@ -115,7 +115,7 @@ def plan_products(plan: Plan, products: list[Product]) -> Plan:
         launches += channels_last.launches(p, b, lanes)
         panels = max(panels, channels_last.panel_elements(p, lanes))
     scratch = max(b.scratch for b in blocks)
-    parallel = enough_work(plan.geometry.flops)
+    parallel = enough_work(plan.geometry, dtype)
     program = Program(launches, plan.arrays, {"panels": panels}, scratch, dtype, parallel)
     b = blocks[-1]  # the first one may be that of the zeros
     sizes = {"filters": b.MC, "images": b.images, "rows": b.rows, "columns": b.columns}

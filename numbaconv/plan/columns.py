@@ -28,7 +28,7 @@ def plan_pass(plan: Plan, y: Strides, start: int, w: Strides, x: Strides) -> Pla
     # Sums of sums have less rounding than the bound of Winograd's, 3 times direct's, has room for.
     small = winograd.supports((g.KH, g.KW), g.stride, g.dilation)
     nhwc, hwcn = plan.axes == LAYOUTS["NHWC"], plan.axes == LAYOUTS["HWCN"]
-    if plan.algorithm != "direct" or nothing or small or hwcn or not _pays(g, nhwc, lanes):
+    if plan.algorithm != "direct" or nothing or small or hwcn:
         return None
     height = max((g.OH - 1) * g.stride[0] + (g.KH - 1) * g.dilation[0] + 1, g.padding[0] + g.H)
     width = max((g.OW - 1) * g.stride[1] + (g.KW - 1) * g.dilation[1] + 1, g.padding[2] + g.W)
@@ -39,6 +39,8 @@ def plan_pass(plan: Plan, y: Strides, start: int, w: Strides, x: Strides) -> Pla
         return None
     # The filters of a block decide the order of a sum, whatever the batch is.
     KC = even_blocks(F, min(tiling.DEPTH, 3 * room // odd_lines(most + lanes, line)))
+    if not _pays(g, nhwc, lanes, -(-F // KC)):
+        return None
     images = max(1, min(g.N, most // outputs))
     panels = g.groups * -(-C // tiling.MR)
     while images > 1 and (-(-g.N // images) * panels < pieces_of_output() or tiling.MR * images * pixels > room):
@@ -52,14 +54,15 @@ def plan_pass(plan: Plan, y: Strides, start: int, w: Strides, x: Strides) -> Pla
     values |= {"apart_h": g.dilation[0], "apart_w": g.dilation[1], "top": g.padding[0], "left": g.padding[2]}
     launches = [weight_panels.packing(p), input_grad_columns.launch(p, b, values)]
     buffers = {"panels": weight_panels.panel_elements(p, taps)}
-    program = Program(launches, plan.arrays, buffers, b.scratch, dtype, enough_work(g.flops))
+    program = Program(launches, plan.arrays, buffers, b.scratch, dtype, enough_work(g, dtype))
     blocks = {"channels": channels, "filters": KC, "images": images}
     reason = f"{plan.reason}; by columns"
     return replace(plan, reason=reason, program=program, blocks=blocks, tile=register_tile(dtype))
 
 
-def _pays(g: Geometry, nhwc: bool, lanes: int) -> bool:
-    """Whether the products of the outputs, and adding them, cost less than all taps of all pixels.
+def _pays(g: Geometry, nhwc: bool, lanes: int, f_blocks: int) -> bool:
+    """Whether the products of the outputs, and adding them for each block of filters, cost less than all taps of all
+    pixels.
 
     Both for one tap of a channel and image, in multiply-adds of vectors; those of the pixels in strips with gaps or,
     where channels are many, in panels.
@@ -70,4 +73,8 @@ def _pays(g: Geometry, nhwc: bool, lanes: int) -> bool:
     if nhwc:  # whose own nest has no gaps, and turns nothing
         gaps = -TURNED
     pixels = F * g.H * g.W / (g.stride[0] * g.stride[1]) / lanes
-    return g.OH * (F * g.OW / lanes + adding) < (1 + min(gaps, COPY_COST * g.groups / g.C)) * pixels
+    # Each remainder modulo the stride packs dy once more.
+    again = min(g.stride[0], g.KH) * min(g.stride[1], g.KW) - 1
+    packing = again * COPY_COST * g.groups / (g.C * g.KH * g.KW) * F * g.OH * g.OW / lanes
+    by_pixels = (1 + min(gaps, COPY_COST * g.groups / g.C)) * pixels + packing
+    return g.OH * (F * g.OW / lanes + adding * f_blocks) < by_pixels

@@ -92,7 +92,7 @@ def plan_pass(plan: Plan, x: Strides, y: Strides, start: int, w: Strides, bias: 
             )
             for kernel, count in kernels
         ]
-    program = Program(launches, plan.arrays, buffers, taps() + size(rows), dtype, enough_work(8 * g.flops))
+    program = Program(launches, plan.arrays, buffers, taps() + size(rows), dtype, enough_work(g, dtype))
     blocks = {"channels": together, "rows": rows}
     return replace(plan, reason=f"{plan.reason}; depthwise", program=program, blocks=blocks)
 

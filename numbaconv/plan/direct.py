@@ -178,7 +178,7 @@ def _output_block(
 def plan_products(plan: Plan, products: list[Product]) -> Plan:
     """Plan of dense problems that run one after the other."""
     g, dtype = plan.geometry, plan.dtype
-    parallel = enough_work(g.flops)
+    parallel = enough_work(g, dtype)
     products = [_flat(p) for p in products]
     blockings = [block_forward(p, dtype) for p in products]
     # The parts of a kernel are packed together, all or none.

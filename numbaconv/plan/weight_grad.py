@@ -197,7 +197,7 @@ def plan_weight_grad(plan: Plan, x: Strides, y: Strides, start: int, w: Strides)
     scratch = max(b.scratch, weight_grad.stage_elements(g.KH * g.KW, lanes))
     values = weight_grad.arguments_of(seen, x, y, start, w, plan.accumulate)
     launches = weight_grad.launches(seen, values, b)
-    program = Program(launches, names, buffers, scratch, dtype, enough_work(g.flops))
+    program = Program(launches, names, buffers, scratch, dtype, enough_work(g, dtype))
     blocks = {"shares": b.shares, filters: b.FB, channels: b.CB}
     blocks |= {"images": b.images, "rows": b.rows, "columns": b.columns}
     return replace(plan, program=program, blocks=blocks, tile=register_tile(dtype))
@@ -207,7 +207,7 @@ def _with_pixels(plan: Plan, p: Product, b: weight_grad_pixels.Blocking) -> Plan
     """Plan of dw with pixels in the vector."""
     launches = weight_grad_pixels.launches(p, b)
     buffers = {"partial": b.shares * p.groups * b.sums(p)}
-    work = enough_work(plan.geometry.flops)
+    work = enough_work(plan.geometry, plan.dtype)
     program = Program(launches, plan.arrays, buffers, b.scratch(p), plan.dtype, work)
     blocks = {"shares": b.shares, "images": b.images * b.batch, "rows": b.rows, "columns": b.columns}
     reason = f"{plan.reason}; pixels in the vector"

@@ -253,7 +253,7 @@ def plan_products(plan: Plan, products: list[Product]) -> Plan:
     dtype = plan.dtype
     p = upright(*products)
     b = block_product(p, dtype, plan.axes)
-    parallel = enough_work(plan.geometry.flops)
+    parallel = enough_work(plan.geometry, dtype)
     program = Program([forward.launch(p, b)], plan.arrays, {}, b.scratch, dtype, parallel, TOTAL_BYTES)
     blocks = {"filters": b.FB, "channels": b.KC}
     if plan.name == "input gradient":
@@ -269,7 +269,7 @@ def plan_weight_grad(plan: Plan, x: Strides, y: Strides, start: int, w: Strides)
     launches = weight_grad.launches(g, values, b)
     scratch = max(b.scratch, direct_grad.stage_elements(TAPS**2, tiling.lanes(dtype.itemsize)))
     buffers = {"partial": weight_grad.partial_elements(g, b)}
-    program = Program(launches, plan.arrays, buffers, scratch, dtype, enough_work(g.flops), TOTAL_BYTES)
+    program = Program(launches, plan.arrays, buffers, scratch, dtype, enough_work(g, dtype), TOTAL_BYTES)
     return _finish(plan, program, {"shares": b.shares, "filters": b.FB, "channels": b.CB}, b)
 
 
