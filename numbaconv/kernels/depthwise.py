@@ -18,23 +18,25 @@ from collections.abc import Sequence
 from functools import partial
 
 from ..geometry import Geometry
-from .jit import helper
+from .jit import helper, named
 from .launch import Address, Launch, NestKernel
 from .packing import clear, inside
 from .pixels import pack_pixels, unpack_pixels
 from .simd import (
     claim,
+    integers,
     lanes_of,
     load,
+    load_integer,
     moved,
     pointer,
     store,
+    store_integer,
     unpacked,
     vector_load,
-    vector_multiply_add,
-    vector_store,
     vector_zero,
 )
+from .tiles import tile_add_tap, tile_of, tile_store
 from .turning import transpose_block
 
 Strides = tuple[int, int, int, int]
@@ -61,34 +63,63 @@ def pack_taps(taps, weight, w_c, w_kh, w_kw, KH, KW, channels):
 
 
 @helper
-def row_of_sums(out, out_step, count, line, step, taps, KW, vertical, horizontal, bias):
-    """out[i * out_step] = bias + sum of taps * what pixel i of the line reads, vectors throughout, for i < count.
+def place_elements(taps, lanes):
+    """Elements of scratch that `places` of so many taps take, in whole vectors: two int64 each."""
+    return (4 * taps + lanes - 1) // lanes * lanes
 
-    Pixels of the line are `step` elements apart. `vertical` is (first tap, step to the next, how many, elements from a
-    row to the next), `horizontal` the same for columns. Four pixels share the load of a tap: the last four once more
-    what others of them wrote, and of less than four, pixels up to the fourth are written.
+
+@helper
+def fill_places(places, vertical, horizontal, KW, lanes):
+    """List taps: places[2 * t] is what a tap reads behind a pixel, places[2 * t + 1] where its vector is; their number.
+
+    `vertical` is (first tap, step to the next, how many, elements from what one reads to what the next one does),
+    `horizontal` the same for columns.
     """
-    lanes = lanes_of(line)
     kh, kh_step, height, row_step = vertical
     kw, kw_step, width, column_step = horizontal
-    for four in range(0, count, 4):
-        i = max(0, min(four, count - 4))
-        sum0, sum1, sum2, sum3 = bias, bias, bias, bias
-        for a in range(height):
-            pixels = moved(line, i * step + a * row_step)
-            row = moved(taps, ((kh + a * kh_step) * KW + kw) * lanes)
-            for b in range(width):
-                tap = vector_load(row, b * kw_step * lanes)
-                pixel = b * column_step
-                sum0 = vector_multiply_add(tap, vector_load(pixels, pixel), sum0)
-                sum1 = vector_multiply_add(tap, vector_load(pixels, pixel + step), sum1)
-                sum2 = vector_multiply_add(tap, vector_load(pixels, pixel + 2 * step), sum2)
-                sum3 = vector_multiply_add(tap, vector_load(pixels, pixel + 3 * step), sum3)
-        here = moved(out, i * out_step)
-        vector_store(here, 0, sum0)
-        vector_store(here, out_step, sum1)
-        vector_store(here, 2 * out_step, sum2)
-        vector_store(here, 3 * out_step, sum3)
+    for a in range(height):
+        for b in range(width):
+            t = 2 * (a * width + b)
+            store_integer(places, t, a * row_step + b * column_step)
+            store_integer(places, t + 1, ((kh + a * kh_step) * KW + kw + b * kw_step) * lanes)
+    return height * width
+
+
+def make_sums(pixels):
+    """Micro-kernel of so many pixels, whose sums stay in registers."""
+
+    @helper
+    @named(pixels)
+    def sums(out, out_step, line, step, taps, places, count, bias):
+        tile = tile_of(bias, pixels)
+        for t in range(0, 2 * count, 2):  # one list: loops over rows and columns would take as long as their taps
+            pixel, tap = moved(line, load_integer(places, t)), moved(taps, load_integer(places, t + 1))
+            tile = tile_add_tap(tile, pixel, step, tap)
+        tile_store(out, out_step, lanes_of(out), tile)
+
+    return sums
+
+
+sums_of_8, sums_of_4 = make_sums(8), make_sums(4)
+
+
+@helper
+def row_of_sums(out, out_step, count, line, step, taps, places, tap_count, bias):
+    """out[i * out_step] = bias + sum of taps * what pixel i of the line reads, vectors throughout, for i < count.
+
+    Pixels of the line are `step` elements apart, taps as :func:`fill_places` has them. The last pixels share a register
+    tile with some that were written before, and of less than four, pixels up to the fourth are written.
+    """
+    i = 0
+    while i < count:
+        if count >= 8 and count - i > 4:
+            i = min(i, count - 8)
+            sums_of_8(moved(out, i * out_step), out_step, moved(line, i * step), step, taps, places, tap_count, bias)
+            i += 8
+        else:
+            i = max(0, min(i, count - 4))
+            sums_of_4(moved(out, i * out_step), out_step, moved(line, i * step), step, taps, places, tap_count, bias)
+            i += 4
 
 
 SHAPE = (
@@ -114,7 +145,8 @@ def depthwise_forward(scratch, arguments, worker):
     x, y = pointer(x_address, scratch), pointer(y_address, scratch)
     weight, bias = pointer(weight_address, scratch), pointer(bias_address, scratch)
     lanes = lanes_of(scratch)
-    taps = moved(scratch, worker * scratch_size)
+    places = integers(moved(scratch, worker * scratch_size))
+    taps = moved(scratch, worker * scratch_size + place_elements(KH * KW, lanes))
     strip = moved(taps, (KH * KW + 1) * together)
     # What whole vectors have of channels and pixels that there are none of is 0: old memory may hold subnormal numbers,
     # which are slow.
@@ -145,11 +177,13 @@ def depthwise_forward(scratch, arguments, worker):
             first, last = inside(left_column, stride_w, W - reach_w + 1, OW)
             if last - first < 4:
                 above, below = height, height
+        vertical, horizontal = (0, 1, KH, dilation_h * x_h), (0, 1, KW, dilation_w * x_w)
+        tap_count = fill_places(places, vertical, horizontal, KW, lanes)
         for v in range(above, below):
             line = moved(source, (top_row + v * stride_h) * x_h + (left_column + first * stride_w) * x_w)
             sum_in_place(
-                moved(out, v * y_h + first * y_w), y_w, last - first, line, stride_w * x_w, taps, KH, KW,
-                dilation_h * x_h, dilation_w * x_w, channels,
+                moved(out, v * y_h + first * y_w), y_w, last - first, line, stride_w * x_w, taps,
+                (KH * KW + 1) * lanes, places, tap_count, channels,
             )  # fmt: skip
         for side in range(4):
             v, v_end, u, u_end = side_of(side, above, below, first, last, height, OW)
@@ -162,14 +196,24 @@ def depthwise_forward(scratch, arguments, worker):
             )  # fmt: skip
             size = ((v_end - v - 1) * stride_h + reach_h) * columns * together
             clear(moved(strip, size), 3 * stride_w * together)
+            # By rows, or by columns where rows do not fill a register tile.
+            height_here, width_here = v_end - v, u_end - u
+            lines, count = height_here, width_here
+            line_of_out, line_step = width_here * together, stride_h * columns * together
+            pixel_of_out, pixel_step = together, stride_w * together
+            if width_here < 4 and height_here >= 4:
+                lines, count = width_here, height_here
+                line_of_out, pixel_of_out = pixel_of_out, line_of_out
+                line_step, pixel_step = pixel_step, line_step
+            vertical = 0, 1, KH, dilation_h * columns * together
+            horizontal = 0, 1, KW, dilation_w * together
+            tap_count = fill_places(places, vertical, horizontal, KW, lanes)
             for i in range(0, channels, lanes):
                 vectors = moved(taps, i * (KH * KW + 1))
-                for h in range(v_end - v):
+                for h in range(lines):
                     row_of_sums(
-                        moved(sums, h * (u_end - u) * together + i), together, u_end - u,
-                        moved(strip, h * stride_h * columns * together + i), stride_w * together, vectors, KW,
-                        (0, 1, KH, dilation_h * columns * together), (0, 1, KW, dilation_w * together),
-                        vector_load(vectors, KH * KW * lanes),
+                        moved(sums, h * line_of_out + i), pixel_of_out, count, moved(strip, h * line_step + i),
+                        pixel_step, vectors, places, tap_count, vector_load(vectors, KH * KW * lanes),
                     )  # fmt: skip
             unpack_pixels(
                 sums, together, 0, u_end - u, moved(out, v * y_h + u * y_w), 0, y_c, y_h, y_w, 1, v_end - v, u_end - u,
@@ -178,20 +222,20 @@ def depthwise_forward(scratch, arguments, worker):
 
 
 @helper
-def sum_in_place(out, out_step, count, line, step, taps, KH, KW, row_step, column_step, channels):
+def sum_in_place(out, out_step, count, line, step, taps, taps_pitch, places, tap_count, channels):
     """out[i * out_step + c] = the sum for pixel i of the line and channel c, for i < count, at least 4.
 
     Some pixels of all channels at a time, so that memory is walked in order.
     """
     lanes = lanes_of(out)
-    most = min(PIXELS, count)
     for start in range(0, count, PIXELS):
-        i = min(start, count - most)
+        here = max(4, min(PIXELS, count - start))
+        i = min(start, count - here)
         for c in range(0, channels, lanes):
-            vectors = moved(taps, c * (KH * KW + 1))
+            vectors = moved(taps, c // lanes * taps_pitch)
             row_of_sums(
-                moved(out, i * out_step + c), out_step, most, moved(line, i * step + c), step, vectors, KW,
-                (0, 1, KH, row_step), (0, 1, KW, column_step), vector_load(vectors, KH * KW * lanes),
+                moved(out, i * out_step + c), out_step, here, moved(line, i * step + c), step, vectors, places,
+                tap_count, vector_load(vectors, taps_pitch - lanes),
             )  # fmt: skip
 
 
@@ -248,7 +292,8 @@ def depthwise_input_grad(scratch, arguments, worker):
         pointer(weight_address, scratch),
     )
     lanes = lanes_of(scratch)
-    taps = moved(scratch, worker * scratch_size)
+    places = integers(moved(scratch, worker * scratch_size))
+    taps = moved(scratch, worker * scratch_size + place_elements(KH * KW, lanes))
     strip = moved(taps, (KH * KW + 1) * lanes)
     clear(taps, (KH * KW + 1) * lanes + strip_size)  # as in the forward pass
     sums = moved(strip, strip_size)
@@ -281,11 +326,13 @@ def depthwise_input_grad(scratch, arguments, worker):
                     horizontal = taps_of(w + left + reach * stride_w, KW, stride_w, dilation_w, 1 << 40, reach - before)
                     kh, kh_step, count_h, v, v_step = vertical
                     kw, kw_step, count_w, u, u_step = horizontal
+                    rows_of_taps = kh, kh_step, count_h, v_step * columns * together
+                    columns_of_taps = kw, kw_step, count_w, u_step * together
+                    tap_count = fill_places(places, rows_of_taps, columns_of_taps, KW, lanes)
                     row_of_sums(
                         moved(sums, (h * W + w) * together + first), stride_w * together,
                         (W - w + stride_w - 1) // stride_w, moved(strip, (v * columns + u) * together + first),
-                        together, taps, KW, (kh, kh_step, count_h, v_step * columns * together),
-                        (kw, kw_step, count_w, u_step * together), vector_zero(scratch),
+                        together, taps, places, tap_count, vector_zero(scratch),
                     )  # fmt: skip
         out = moved(dx, n * x_n + c * x_c + top_row * x_h)
         unpack_pixels(sums, together, 0, W, out, 0, x_c, x_h, x_w, 1, height, W, channels, accumulate)

@@ -99,6 +99,36 @@ def tile_multiply_add(typingctx, tile, a, a_pitch, b, b_pitch):
     return tile(tile, a, types.int64, b, types.int64), generate
 
 
+@intrinsic(prefer_literal=True)
+def tile_of(typingctx, v, rows):
+    """t[r, 0] = v for r < rows"""
+    tile = Tile(v.dtype, rows.literal_value, 1)
+
+    def generate(context, builder, signature, args):
+        value = ir.Constant(context.get_value_type(tile), ir.Undefined)
+        for r in range(tile.rows):
+            value = builder.insert_value(value, args[0], r)
+        return value
+
+    return tile(v, rows), generate
+
+
+@intrinsic
+def tile_add_tap(typingctx, tile, line, step, tap):
+    """t[r, 0] += the vector at line[r * step] * the vector at tap"""
+
+    def generate(context, builder, signature, args):
+        value, line, step, tap = args
+        factor = emit_load(builder, tap, ir.Constant(I64, 0), tile.vector)
+        for r in range(tile.rows):
+            pixel = emit_load(builder, line, builder.mul(step, ir.Constant(I64, r)), tile.vector)
+            total = emit_multiply_add(builder, factor, pixel, builder.extract_value(value, r), tile.vector)
+            value = builder.insert_value(value, total, r)
+        return value
+
+    return tile(tile, line, types.int64, tap), generate
+
+
 @intrinsic
 def tile_add_column(typingctx, tile, a, a_pitch):
     """t[r, v] += a[r * a_pitch]"""

@@ -111,9 +111,9 @@ class Plan:
         return "\n".join(lines)
 
 
-def enough_work(g: Geometry, dtype: np.dtype) -> bool:
-    """Whether so many floating-point operations, or activations, are worth more than one thread."""
-    return g.flops >= PARALLEL_FLOPS or enough_bytes(g.activations * dtype.itemsize)
+def enough_work(g: Geometry, dtype: np.dtype, slower: int = 1) -> bool:
+    """Whether so many floating-point operations, at a slower rate, or activations are worth more than one thread."""
+    return slower * g.flops >= PARALLEL_FLOPS or enough_bytes(g.activations * dtype.itemsize)
 
 
 def enough_bytes(count: int) -> bool:
