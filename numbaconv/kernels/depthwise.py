@@ -69,18 +69,18 @@ def place_elements(taps, lanes):
 
 
 @helper
-def fill_places(places, vertical, horizontal, KW, lanes):
+def fill_places(places, vertical, horizontal, KW, lanes, unit):
     """List taps: places[2 * t] is what a tap reads behind a pixel, places[2 * t + 1] where its vector is; their number.
 
-    `vertical` is (first tap, step to the next, how many, elements from what one reads to what the next one does),
-    `horizontal` the same for columns.
+    `vertical` is (first tap, step to the next, how many, units of elements from what one reads to what the next one
+    does), `horizontal` the same for columns.
     """
     kh, kh_step, height, row_step = vertical
     kw, kw_step, width, column_step = horizontal
     for a in range(height):
         for b in range(width):
             t = 2 * (a * width + b)
-            store_integer(places, t, a * row_step + b * column_step)
+            store_integer(places, t, (a * row_step + b * column_step) * unit)
             store_integer(places, t + 1, ((kh + a * kh_step) * KW + kw + b * kw_step) * lanes)
     return height * width
 
@@ -178,7 +178,7 @@ def depthwise_forward(scratch, arguments, worker):
             if last - first < 4:
                 above, below = height, height
         vertical, horizontal = (0, 1, KH, dilation_h * x_h), (0, 1, KW, dilation_w * x_w)
-        tap_count = fill_places(places, vertical, horizontal, KW, lanes)
+        tap_count = fill_places(places, vertical, horizontal, KW, lanes, 1)
         for v in range(above, below):
             line = moved(source, (top_row + v * stride_h) * x_h + (left_column + first * stride_w) * x_w)
             sum_in_place(
@@ -205,9 +205,8 @@ def depthwise_forward(scratch, arguments, worker):
                 lines, count = width_here, height_here
                 line_of_out, pixel_of_out = pixel_of_out, line_of_out
                 line_step, pixel_step = pixel_step, line_step
-            vertical = 0, 1, KH, dilation_h * columns * together
-            horizontal = 0, 1, KW, dilation_w * together
-            tap_count = fill_places(places, vertical, horizontal, KW, lanes)
+            vertical, horizontal = (0, 1, KH, dilation_h * columns), (0, 1, KW, dilation_w)
+            tap_count = fill_places(places, vertical, horizontal, KW, lanes, together)
             for i in range(0, channels, lanes):
                 vectors = moved(taps, i * (KH * KW + 1))
                 for h in range(lines):
@@ -294,8 +293,8 @@ def depthwise_input_grad(scratch, arguments, worker):
     lanes = lanes_of(scratch)
     places = integers(moved(scratch, worker * scratch_size))
     taps = moved(scratch, worker * scratch_size + place_elements(KH * KW, lanes))
-    strip = moved(taps, (KH * KW + 1) * lanes)
-    clear(taps, (KH * KW + 1) * lanes + strip_size)  # as in the forward pass
+    strip = moved(taps, (KH * KW + 1) * together)
+    clear(taps, (KH * KW + 1) * together + strip_size)  # as in the forward pass
     sums = moved(strip, strip_size)
     c_blocks, row_blocks = (C + together - 1) // together, (H + rows - 1) // rows
     reach = (KW - 1) * dilation_w // stride_w + 1  # columns of zeros on both sides of a row of dy
@@ -316,26 +315,30 @@ def depthwise_input_grad(scratch, arguments, worker):
             strip, together, moved(dy, n * y_n + c * y_c), y_n, y_c, y_h, y_w, OH, OW, 1, max(0, high - low), columns,
             channels, low, -before,
         )  # fmt: skip
-        for first in range(0, channels, lanes):
-            here = min(lanes, channels - first)
-            pack_taps(taps, moved(weight, (c + first) * w_c), w_c, w_kh, w_kw, KH, KW, here)
-            for h in range(height):
-                vertical = taps_of(top_row + h + top, KH, stride_h, dilation_h, OH, low)
-                for w in range(min(stride_w, W)):
-                    # All columns of this remainder have the same taps; those outside dy meet the zeros.
-                    horizontal = taps_of(w + left + reach * stride_w, KW, stride_w, dilation_w, 1 << 40, reach - before)
-                    kh, kh_step, count_h, v, v_step = vertical
-                    kw, kw_step, count_w, u, u_step = horizontal
-                    rows_of_taps = kh, kh_step, count_h, v_step * columns * together
-                    columns_of_taps = kw, kw_step, count_w, u_step * together
-                    tap_count = fill_places(places, rows_of_taps, columns_of_taps, KW, lanes)
-                    row_of_sums(
-                        moved(sums, (h * W + w) * together + first), stride_w * together,
-                        (W - w + stride_w - 1) // stride_w, moved(strip, (v * columns + u) * together + first),
-                        together, taps, places, tap_count, vector_zero(scratch),
-                    )  # fmt: skip
         out = moved(dx, n * x_n + c * x_c + top_row * x_h)
-        unpack_pixels(sums, together, 0, W, out, 0, x_c, x_h, x_w, 1, height, W, channels, accumulate)
+        # Channels-last rows are written where they belong, if no register tile has more pixels than one of them.
+        in_place = x_c == 1 and channels % lanes == 0 and W // stride_w >= 4 and not accumulate
+        sums_of_block, row, pixel = (out, x_h, x_w) if in_place else (sums, W * together, together)
+        for first in range(0, channels, lanes):
+            vectors, here = moved(taps, first * (KH * KW + 1)), min(lanes, channels - first)
+            pack_taps(vectors, moved(weight, (c + first) * w_c), w_c, w_kh, w_kw, KH, KW, here)
+        for h in range(height):
+            kh, kh_step, count_h, v, v_step = taps_of(top_row + h + top, KH, stride_h, dilation_h, OH, low)
+            for w in range(min(stride_w, W)):
+                # All columns of this remainder have the same taps; those outside dy meet the zeros.
+                kw, kw_step, count_w, u, u_step = taps_of(
+                    w + left + reach * stride_w, KW, stride_w, dilation_w, 1 << 40, reach - before
+                )
+                vertical, horizontal = (kh, kh_step, count_h, v_step * columns), (kw, kw_step, count_w, u_step)
+                tap_count = fill_places(places, vertical, horizontal, KW, lanes, together)
+                for first in range(0, channels, lanes):
+                    row_of_sums(
+                        moved(sums_of_block, h * row + w * pixel + first), stride_w * pixel,
+                        (W - w + stride_w - 1) // stride_w, moved(strip, (v * columns + u) * together + first),
+                        together, moved(taps, first * (KH * KW + 1)), places, tap_count, vector_zero(scratch),
+                    )  # fmt: skip
+        if not in_place:
+            unpack_pixels(sums, together, 0, W, out, 0, x_c, x_h, x_w, 1, height, W, channels, accumulate)
 
 
 def launch(
