@@ -5,52 +5,73 @@ share of the images and blocks of rows; shares are cut by shape alone and added 
 of threads.
 """
 
-from .depthwise import SHAPE_COUNT, depthwise_kernel
-from .jit import helper
+from .depthwise import SHAPE_COUNT, depthwise_kernel, place_elements
+from .jit import helper, named
 from .launch import NestKernel
 from .packing import clear
 from .pixels import pack_pixels
 from .simd import (
     claim,
+    integers,
     lanes_of,
     load,
     moved,
     pointer,
     store,
+    store_integer,
     unpacked,
     vector_add,
     vector_load,
-    vector_multiply_add,
     vector_store,
     vector_zero,
 )
+from .tiles import tile_multiply_add_rows, tile_store, tile_zero
+
+# Taps that share the load of a gradient, and hide the latency of each other's addition: those of a 3 x 3 kernel.
+TAPS = 9
+
+
+def make_sums(taps):
+    """Micro-kernel of so many taps, whose sums stay in registers."""
+
+    @helper
+    @named(taps)
+    def sums_of_taps(out, count, stage, line, places, grads, steps, height, width):
+        lanes = lanes_of(out)
+        line_h, line_w, grads_h, grads_w, zero = steps
+        tile = tile_zero(out, taps, 1)
+        for h in range(height):
+            pixel, grad = moved(line, h * line_h), moved(grads, h * grads_h)
+            for _ in range(width):
+                tile = tile_multiply_add_rows(tile, pixel, places, grad, zero)
+                pixel, grad = moved(pixel, line_w), moved(grad, grads_w)
+        tile_store(stage, lanes, lanes, tile)
+        for k in range(count):
+            vector_store(out, k * lanes, vector_add(vector_load(out, k * lanes), vector_load(stage, k * lanes)))
+
+    return sums_of_taps
+
+
+sums_of_9, sums_of_3 = make_sums(TAPS), make_sums(3)
 
 
 @helper
-def sum_taps(out, line, grads, pitch, height, width, steps, taps):
-    """out[k] += sum over h < height, w < width of grads[h, w] * line[h, w, k], for k < min(taps, 3).
+def sum_taps(out, taps, stage, line, places, grads, steps, height, width):
+    """out[k] += sum over h < height, w < width of grads[h, w] * line[h, w, places[k]], for k < taps.
 
-    All are vectors, those of grads `pitch` elements apart. `steps` are those from one h, w and k of line to the next.
-    Three taps share the load of grads, and hide the latency of each other's addition.
+    All are vectors. `steps` are those from one h and w of line to the next, and of grads, and a place of 0. Of places
+    there are TAPS more.
     """
     lanes = lanes_of(out)
-    step_h, step_w, step_k = steps
-    last = min(taps, 3) - 1
-    # With fewer taps the last one is summed again, and stored once.
-    second, third = min(1, last) * step_k, last * step_k
-    sum0, sum1, sum2 = vector_load(out, 0), vector_load(out, min(1, last) * lanes), vector_load(out, last * lanes)
-    for h in range(height):
-        row = moved(line, h * step_h)
-        grad_row = moved(grads, h * width * pitch)
-        for w in range(width):
-            grad = vector_load(grad_row, w * pitch)
-            place = w * step_w
-            sum0 = vector_multiply_add(grad, vector_load(row, place), sum0)
-            sum1 = vector_multiply_add(grad, vector_load(row, place + second), sum1)
-            sum2 = vector_multiply_add(grad, vector_load(row, place + third), sum2)
-    vector_store(out, 0, sum0)
-    vector_store(out, min(1, last) * lanes, sum1)
-    vector_store(out, last * lanes, sum2)
+    k = 0
+    while k < taps:
+        here = moved(out, k * lanes)
+        if taps - k > 3:
+            sums_of_9(here, min(TAPS, taps - k), stage, line, moved(places, k), grads, steps, height, width)
+            k += TAPS
+        else:
+            sums_of_3(here, taps - k, stage, line, moved(places, k), grads, steps, height, width)
+            k += 3
 
 
 @depthwise_kernel
@@ -67,11 +88,22 @@ def depthwise_weight_grad(scratch, arguments, worker):
         pointer(partial_address, scratch),
     )
     lanes = lanes_of(scratch)
-    strip = moved(scratch, worker * scratch_size)
+    places = integers(moved(scratch, worker * scratch_size))
+    stage = moved(scratch, worker * scratch_size + place_elements(KH * KW + TAPS, lanes))
+    strip = moved(stage, TAPS * lanes)
     grads = moved(strip, strip_size)
     clear(strip, strip_size + rows * OW * together)  # as in the forward pass
     vectors, row_blocks = (C + lanes - 1) // lanes, (OH + rows - 1) // rows
     columns = (OW - 1) * stride_w + (KW - 1) * dilation_w + 1
+    for tap in range(KH * KW + TAPS):  # behind the last tap: that one again, whose sum is not kept
+        kh, kw = divmod(min(tap, KH * KW - 1), KW)
+        store_integer(places, tap, (kh * dilation_h * columns + kw * dilation_w) * together)
+    zero = moved(places, KH * KW + TAPS)
+    store_integer(zero, 0, 0)
+    # Channels-last gradients are read where they lie.
+    in_place = y_c == 1 and C % lanes == 0
+    grads_h, grads_w = (y_h, y_w) if in_place else (OW * together, together)
+    steps = stride_h * columns * together, stride_w * together, grads_h, grads_w, zero
     while True:
         piece = claim(arguments)
         if piece >= shares:
@@ -90,18 +122,17 @@ def depthwise_weight_grad(scratch, arguments, worker):
                     strip, together, moved(x, n * x_n + c * x_c), x_n, x_c, x_h, x_w, H, W, 1, strip_rows, columns,
                     channels, oh * stride_h - top, -left,
                 )  # fmt: skip
-                pack_pixels(
-                    grads, together, moved(dy, n * y_n + c * y_c), y_n, y_c, y_h, y_w, OH, OW, 1, height, OW, channels,
-                    oh, 0,
-                )  # fmt: skip
+                if not in_place:
+                    pack_pixels(
+                        grads, together, moved(dy, n * y_n + c * y_c), y_n, y_c, y_h, y_w, OH, OW, 1, height, OW,
+                        channels, oh, 0,
+                    )  # fmt: skip
+                source = moved(dy, n * y_n + oh * y_h + c) if in_place else grads
                 for first in range(0, channels, lanes):
-                    sums = moved(partial_sums, (c + first) * KH * KW)
-                    for kh in range(KH):
-                        for kw in range(0, KW, 3):
-                            line = moved(strip, (kh * dilation_h * columns + kw * dilation_w) * together + first)
-                            steps = stride_h * columns * together, stride_w * together, dilation_w * together
-                            out = moved(sums, (kh * KW + kw) * lanes)
-                            sum_taps(out, line, moved(grads, first), together, height, OW, steps, KW - kw)
+                    sum_taps(
+                        moved(partial_sums, (c + first) * KH * KW), KH * KW, stage, moved(strip, first), places,
+                        moved(source, first), steps, height, OW,
+                    )  # fmt: skip
 
 
 @NestKernel

@@ -92,7 +92,8 @@ def plan_pass(plan: Plan, x: Strides, y: Strides, start: int, w: Strides, bias: 
             )
             for kernel, count in kernels
         ]
-    scratch = depthwise.place_elements.py_func(g.KH * g.KW, lanes) + taps() + size(rows)
+    scratch = depthwise.place_elements.py_func(g.KH * g.KW + depthwise_weight_grad.TAPS, lanes)
+    scratch += max(taps(), depthwise_weight_grad.TAPS * lanes) + size(rows)
     program = Program(launches, plan.arrays, buffers, scratch, dtype, enough_work(g, dtype, 8))
     blocks = {"channels": together, "rows": rows}
     return replace(plan, reason=f"{plan.reason}; depthwise", program=program, blocks=blocks)

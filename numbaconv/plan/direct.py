@@ -33,11 +33,16 @@ def block_forward(p: Product, dtype: np.dtype) -> forward.Blocking:
 
     Where a panel of them has room for all channels, no sums wait for other channels, and blocks are twice as large:
     rows that two blocks look at are packed half as often. Few filters have few sums and little else to do with what is
-    packed: their blocks are larger.
+    packed: their blocks are larger, if as many channels fit, since the error of a sum depends on where it is cut.
     """
-    outputs = tiling.NC_BYTES * (max(1, min(8, MANY_FILTERS // _filters(p))) if p.reach(0) > 0 else 1)
-    large = _block_forward(p, dtype, max(outputs, 2 * tiling.NC_BYTES))
-    return large if large.KC >= p.C else _block_forward(p, dtype, outputs)
+    usual = _block_forward(p, dtype, tiling.NC_BYTES)
+    times = min(8, MANY_FILTERS // _filters(p)) if p.reach(0) > 0 else 1
+    for larger in (8, 4, 2):
+        if larger <= max(2, times):
+            b = _block_forward(p, dtype, larger * tiling.NC_BYTES)
+            if b.KC >= (usual.KC if larger <= times else p.C):
+                return b
+    return usual
 
 
 def _filters(p: Product) -> int:
