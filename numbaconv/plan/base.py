@@ -26,6 +26,8 @@ PARALLEL_BYTES = 2 << 20
 # Pieces of work to deal out, where blocks can be cut finer, and parts of dw that are summed apart. More of them read
 # the weight more often.
 PIECES = 8
+# What the longest share of them may be, in shares that are even.
+UNEVEN = 1.1
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,12 @@ def pieces_of_output() -> int:
     """Pieces of work to deal out in y and dx, whose sums do not depend on how the outputs are cut."""
     threads: int = config.NUMBA_NUM_THREADS
     return min(PIECES, 2 * threads)
+
+
+def are_even(pieces: int) -> bool:
+    """Whether there are enough of these pieces of work, and threads are done with them at nearly the same time."""
+    threads: int = config.NUMBA_NUM_THREADS
+    return pieces >= pieces_of_output() and -(-pieces // threads) * threads <= UNEVEN * pieces
 
 
 def round_up(value: int, multiple: int) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 from ..kernels import forward, tiling, weight_panels
 from ..kernels.launch import Program
 from ..kernels.problem import Product
-from .base import Plan, enough_work, even_blocks, pieces_of_output, round_up
+from .base import Plan, are_even, enough_work, even_blocks, pieces_of_output, round_up
 
 # Filters whose multiply-adds cost as much as copying a vector from the strip to the panel, and what they cost on
 # vectors that begin anywhere: 181 GF/s in a panel, 155 on the strip (128>128@56 3x3/2).
@@ -93,6 +93,13 @@ def _block_forward(p: Product, dtype: np.dtype, outputs: int) -> forward.Blockin
     flat = flat and not in_place
     group = min(group, KC)
     b = forward.Blocking(MC, KC, images, rows, columns, batch, strip_pitch, pitch, False, flat, group, in_place)
+    if not flat:
+        # What a block has packed is multiplied by as many filters as threads and their waiting sums allow. The copies
+        # of a 1 x 1 kernel are not worth it.
+        most, least = -(-p.F // MC), 1 if KC >= p.C else -(-p.F // (2 * tiling.MC))
+        pieces = p.groups * forward.blocks(p, b)
+        f_blocks = next((count for count in range(least, most) if are_even(pieces * count)), most)
+        b = replace(b, MC=round_up(-(-p.F // max(1, f_blocks)), tiling.MR))
     # Filters that lie nearer to each other than channels, as in the input gradient, are read together, ahead.
     return replace(b, packed=forward.blocks(p, b) > 2 or p.w_strides[1] < p.w_strides[2])
 
