@@ -96,8 +96,10 @@ def input_grad_columns(scratch, arguments, worker):
     maps = moved(strip, KC * pitch)
     taps = KH * KW
     blocks, c_blocks = (N + images - 1) // images, (C + channels - 1) // channels
-    a_pitch = F * taps * MR
+    # Panels of a tap, [group][channel // MR][f][channel % MR], follow those of the one before.
+    a_pitch = F * MR
     group_pitch = (C + MR - 1) // MR * a_pitch
+    tap_pitch = groups * group_pitch
     while True:
         piece = claim(arguments)
         if piece >= groups * c_blocks * blocks:
@@ -115,11 +117,11 @@ def input_grad_columns(scratch, arguments, worker):
             )  # fmt: skip
             for r in range(0, here, MR):
                 rows = min(MR, here - r)
-                a = moved(panels, group * group_pitch + (c + r) // MR * a_pitch + f * taps * MR)
+                a = moved(panels, group * group_pitch + (c + r) // MR * a_pitch + f * MR)
                 for tap in range(taps):
                     kh, kw = divmod(tap, KW)
                     multiply_panel(
-                        rows, depth * OH * OW, filters, 1, integers(columns), moved(a, tap * MR), 1, taps * MR, strip,
+                        rows, depth * OH * OW, filters, 1, integers(columns), moved(a, tap * tap_pitch), 1, MR, strip,
                         pitch, columns, pitch, FRESH, a, 0,
                     )  # fmt: skip
                     for i in range(rows):

@@ -12,7 +12,7 @@ from .base import Plan, Strides, enough_work, even_blocks, pieces_of_output
 from .direct import COPY_COST, odd_lines, register_tile
 
 # Multiply-adds of vectors that cost as much as adding a vector of columns to a map, and as adding one element.
-ADDING, ADDING_ONE = 10, 2
+ADDING, ADDING_ONE = 8, 2
 # The share of a product that turning channels-last arrays costs, and back.
 TURNED = 0.15
 # Outputs of a block, as in the forward nest.
@@ -33,12 +33,12 @@ def plan_pass(plan: Plan, y: Strides, start: int, w: Strides, x: Strides) -> Pla
     height = max((g.OH - 1) * g.stride[0] + (g.KH - 1) * g.dilation[0] + 1, g.padding[0] + g.H)
     width = max((g.OW - 1) * g.stride[1] + (g.KW - 1) * g.dilation[1] + 1, g.padding[2] + g.W)
     outputs, pixels = g.OH * g.OW, height * width
-    room = tiling.PANEL_BYTES // 4 // dtype.itemsize  # for a map; the strip has three times as much
+    room = tiling.PANEL_BYTES // 4 // dtype.itemsize  # for a map; the strip has five times as much
     most = max(outputs, MOST_OUTPUTS // dtype.itemsize)
     if tiling.MR * pixels > room or most > room // 8:
         return None
     # The filters of a block decide the order of a sum, whatever the batch is.
-    KC = even_blocks(F, min(tiling.DEPTH, 3 * room // odd_lines(most + lanes, line)))
+    KC = even_blocks(F, min(tiling.DEPTH, 5 * room // odd_lines(most + lanes, line)))
     if not _pays(g, nhwc, lanes, -(-F // KC)):
         return None
     images = max(1, min(g.N, most // outputs))
@@ -52,7 +52,7 @@ def plan_pass(plan: Plan, y: Strides, start: int, w: Strides, x: Strides) -> Pla
     p = replace(input_grad.dense(g, y, start, w, x, plan.accumulate), C=F, KH=g.KH, KW=g.KW)
     values: dict[str, int | Address] = {"step_h": g.stride[0], "step_w": g.stride[1]}
     values |= {"apart_h": g.dilation[0], "apart_w": g.dilation[1], "top": g.padding[0], "left": g.padding[2]}
-    launches = [weight_panels.packing(p), input_grad_columns.launch(p, b, values)]
+    launches = [weight_panels.packing(p, apart=True), input_grad_columns.launch(p, b, values)]
     buffers = {"panels": weight_panels.panel_elements(p, taps)}
     program = Program(launches, plan.arrays, buffers, b.scratch, dtype, enough_work(g, dtype))
     blocks = {"channels": channels, "filters": KC, "images": images}
