@@ -6,11 +6,12 @@ The product of :mod:`.forward` turned round: where the channels of a pixel lie t
 taps is then one stretch of memory.
 
     for a block of MC filters, and a block of output pixels:      one piece of work
-        copy the rows of x that the pixels look at, padded        strip [row][column][c]
-        short rows of taps:  for a row of outputs:                KH * KW * C products deep
-            product                                               sums [pixel][filter] in scratch, or y itself
-        long ones:  for a row of taps:                            KW * C products deep, of all rows of outputs
-            product                                               sums [pixel][filter] in scratch
+        for a block of CB channels:                               so that several small images fit
+            copy the rows of x that the pixels look at, padded    strip [row][column][c]
+            short rows of taps:  for a row of outputs:            KH * KW * C products deep
+                product                                           sums [pixel][filter] in scratch, or y itself
+            long ones:  for a row of taps:                        KW * CB products deep, of all rows of outputs
+                product                                           sums [pixel][filter] in scratch
         write the sums to y
 
 A 1 x 1 kernel reads x where it lies. For long rows of taps the strip's are sorted by their remainder modulo the stride,
@@ -50,9 +51,10 @@ DEPTH = tiling.DEPTH
 
 @dataclass(frozen=True)
 class Blocking:
-    """Sizes of the nest: MC filters, KC products deep, and a block of images x rows x columns outputs."""
+    """Sizes of the nest: MC filters, CB channels, KC products deep, and a block of images x rows x columns outputs."""
 
     MC: int
+    CB: int
     KC: int
     images: int
     rows: int
@@ -91,7 +93,8 @@ def panel_elements(p: Product, lanes: int) -> int:
 
 def launches(p: Product, b: Blocking, lanes: int) -> list[Launch]:
     """Pack the weight, then multiply. The dilation of `p` is positive."""
-    values = p.arguments() | {"panels": Address("panels"), "MC": b.MC, "KC": b.KC, "flat": b.flat, "row": b.row}
+    values = p.arguments() | {"panels": Address("panels"), "MC": b.MC, "CB": b.CB, "KC": b.KC}
+    values |= {"flat": b.flat, "row": b.row}
     values |= {"joined": b.joined, "by_rows": b.by_rows, "sorted_h": 1 if b.joined else p.stride[0]}
     values |= {"phases_h": 1} if b.joined else {}
     values |= {"images": b.images, "rows": b.rows, "columns": b.columns, "strip_size": b.strip, "pitch": b.pitch}
@@ -104,7 +107,7 @@ def launches(p: Product, b: Blocking, lanes: int) -> list[Launch]:
 LAST = (
     "counter", "x", "x_n", "x_c", "x_h", "x_w", "H", "W", "panels", "bias", "bias_f", "y", "y_n", "y_f", "y_h", "y_w",
     "N", "OH", "OW", "groups", "C", "F", "KH", "KW", "stride_h", "stride_w", "offset_h", "offset_w",
-    "dilation_h", "dilation_w", "phases_h", "sorted_h", "reach_h", "MC", "KC", "flat", "joined", "by_rows", "row",
+    "dilation_h", "dilation_w", "phases_h", "sorted_h", "reach_h", "MC", "CB", "KC", "flat", "joined", "by_rows", "row",
     "images", "rows", "columns", "strip_size", "pitch", "in_turn", "accumulate", "scratch_size",
 )  # fmt: skip
 LAST_COUNT = len(LAST)
@@ -116,8 +119,8 @@ def channels_last(scratch, arguments, worker):
     (
         _, x_address, x_n, x_c, x_h, x_w, H, W, panels_address, bias_address, bias_f, y_address, y_n, y_f, y_h, y_w,
         N, OH, OW, groups, C, F, KH, KW, stride_h, stride_w, offset_h, offset_w,
-        dilation_h, dilation_w, phases_h, sorted_h, reach_h, MC, KC, flat, joined, by_rows, row, images, rows, columns,
-        strip_size, pitch, in_turn, accumulate, scratch_size,
+        dilation_h, dilation_w, phases_h, sorted_h, reach_h, MC, CB, KC, flat, joined, by_rows, row, images, rows,
+        columns, strip_size, pitch, in_turn, accumulate, scratch_size,
     ) = unpacked(arguments, LAST_COUNT)  # fmt: skip
     x, y = pointer(x_address, scratch), pointer(y_address, scratch)
     panels, bias = pointer(panels_address, scratch), pointer(bias_address, scratch)
@@ -167,67 +170,67 @@ def channels_last(scratch, arguments, worker):
         strip_rows, row_pixels = height + reach_h, row - columns + width
         if joined:
             strip_rows = (height - 1) * stride_h + max(0, KH - 1) * dilation_h + 1
-        line = row_pixels * stride_w * C
-        plane = depth_n * strip_rows * line
-        for a in range(0 if in_place else phases_h):
-            # The rows of one remainder are rows of an image that is sorted_h times as steep.
-            top = oh * stride_h + offset_h + a * dilation_h % sorted_h
-            steep, remainder = divmod(top, sorted_h)
-            pack_pixels(
-                moved(strip, a * plane), C, moved(source, remainder * x_h), x_n, x_c, sorted_h * x_h, x_w,
-                (H - remainder + sorted_h - 1) // sorted_h, in_row, depth_n, strip_rows, row_pixels * stride_w, C,
-                steep, ow * stride_w + offset_w,
-            )  # fmt: skip
-        # What the last register tile reads behind the last pixel is 0, and not what was in old memory.
-        clear(moved(strip, phases_h * plane), 0 if in_place else MR * stride_w * C)
-        if flat or joined:
-            whole = writable and width >= MR
-            pixel_step, step = (x_w, x_c) if in_place else (stride_w * C, 1)
-            for i in range(depth_n * height):
-                image, h = divmod(i, height)
-                total = moved(out, image * y_n + h * y_h) if whole else moved(sums, i * width * pitch)
-                pixel = source if in_place else moved(strip, (image * strip_rows + h * stride_h) * line)
-                multiply_pixels(
-                    width, whole or in_place, vectors, taps * C, KC, KW * C, pixel, pixel_step,
-                    dilation_h * line, step, b, b_block, total, y_w if whole else pitch, start, stage,
-                )  # fmt: skip
-            if not whole:
-                unpack_pixels(
-                    sums, pitch, height * width * pitch, width, out, y_n, y_f, y_h, y_w, depth_n, height, width,
-                    filters, accumulate,
-                )  # fmt: skip
-            continue
+        whole = (flat or joined) and writable and width >= MR
         # All rows of outputs at once, with the columns between them, or one by one, with what a register tile adds.
-        lines_of_sums, sum_pixels = 1, row_pixels
+        lines_of_sums, sum_rows, sum_pixels = 1, strip_rows, row_pixels
         count = ((depth_n - 1) * strip_rows + height - 1) * row_pixels + width
         if by_rows:
-            lines_of_sums, sum_pixels, count = depth_n * height, rows_read(width), width
-        sum_rows = height if by_rows else strip_rows
+            lines_of_sums, sum_rows, sum_pixels, count = depth_n * height, height, rows_read(width), width
         apart = 1 if dilation_w == 1 else KW  # how many stretches a row of taps is
-        stretch = KW // apart * C
         fresh = True
-        for a in range(phases_h):
-            row_step = phases_h * dilation_h // stride_h * line
-            base = a * plane + a * dilation_h // stride_h * line
-            for t in range((KH - a + phases_h - 1) // phases_h * apart):
-                i, kw = divmod(t, apart)
-                top = moved(strip, base + i * row_step + kw * dilation_w * C)
-                for k in range(0, stretch, KC):
-                    # Long sums are summed apart.
-                    mode = start if fresh else ADD if k == 0 and stretch >= DEPTH else CONTINUE
-                    for v in range(lines_of_sums):
-                        image, h = divmod(v, height)
-                        product(
-                            count, vectors, min(KC, stretch - k), KC,
-                            moved(top, (image * strip_rows + h) * line + k), stride_w * C, 0, 1, moved(b, k * lanes),
-                            b_block, moved(sums, v * sum_pixels * pitch), pitch, lanes, mode, stage,
-                        )  # fmt: skip
-                    fresh = False
-                b = moved(b, stretch * lanes)
-        unpack_pixels(
-            sums, pitch, sum_rows * sum_pixels * pitch, sum_pixels, out, y_n, y_f, y_h, y_w, depth_n, height, width,
-            filters, accumulate,
-        )  # fmt: skip
+        for c in range(0, max(C, 1), CB):
+            channels = min(CB, C - c)
+            line = row_pixels * stride_w * channels
+            plane = depth_n * strip_rows * line
+            for a in range(0 if in_place else phases_h):
+                # The rows of one remainder are rows of an image that is sorted_h times as steep.
+                top = oh * stride_h + offset_h + a * dilation_h % sorted_h
+                steep, remainder = divmod(top, sorted_h)
+                pack_pixels(
+                    moved(strip, a * plane), channels, moved(source, remainder * x_h + c * x_c), x_n, x_c,
+                    sorted_h * x_h, x_w, (H - remainder + sorted_h - 1) // sorted_h, in_row, depth_n, strip_rows,
+                    row_pixels * stride_w, channels, steep, ow * stride_w + offset_w,
+                )  # fmt: skip
+            # What the last register tile reads behind the last pixel is 0, and not what was in old memory.
+            clear(moved(strip, phases_h * plane), 0 if in_place else MR * stride_w * channels)
+            if flat or joined:
+                pixel_step, step = (x_w, x_c) if in_place else (stride_w * C, 1)
+                for i in range(depth_n * height):
+                    image, h = divmod(i, height)
+                    total = moved(out, image * y_n + h * y_h) if whole else moved(sums, i * width * pitch)
+                    pixel = source if in_place else moved(strip, (image * strip_rows + h * stride_h) * line)
+                    multiply_pixels(
+                        width, whole or in_place, vectors, taps * C, KC, KW * C, pixel, pixel_step,
+                        dilation_h * line, step, b, b_block, total, y_w if whole else pitch, start, stage,
+                    )  # fmt: skip
+                continue
+            stretch = KW // apart * channels
+            for a in range(phases_h):
+                row_step = phases_h * dilation_h // stride_h * line
+                base = a * plane + a * dilation_h // stride_h * line
+                for t in range((KH - a + phases_h - 1) // phases_h * apart):
+                    i, kw = divmod(t, apart)
+                    top = moved(strip, base + i * row_step + kw * dilation_w * channels)
+                    for k in range(0, stretch, KC):
+                        # Long sums are summed apart.
+                        mode = start if fresh else ADD if k == 0 and stretch >= DEPTH else CONTINUE
+                        for v in range(lines_of_sums):
+                            image, h = divmod(v, height)
+                            product(
+                                count, vectors, min(KC, stretch - k), KC,
+                                moved(top, (image * strip_rows + h) * line + k), stride_w * channels, 0, 1,
+                                moved(b, k * lanes), b_block, moved(sums, v * sum_pixels * pitch), pitch, lanes, mode,
+                                stage,
+                            )  # fmt: skip
+                        fresh = False
+                    b = moved(b, stretch * lanes)
+        if flat or joined:
+            sum_rows, sum_pixels = height, width
+        if not whole:
+            unpack_pixels(
+                sums, pitch, sum_rows * sum_pixels * pitch, sum_pixels, out, y_n, y_f, y_h, y_w, depth_n, height, width,
+                filters, accumulate,
+            )  # fmt: skip
 
 
 @helper
@@ -256,16 +259,19 @@ def multiply_pixels(
 
 PACK_VECTORS = (
     "counter", "weight", "w_group", "w_row", "w_channel", "w_kh", "w_kw", "panels", "groups", "C", "F", "KH", "KW",
-    "phases_h",
+    "phases_h", "CB",
 )  # fmt: skip
 PACK_VECTORS_COUNT = len(PACK_VECTORS)
 
 
 @NestKernel
 def pack_vectors(scratch, arguments, worker):
-    """Panels of `lanes` filters, [group][filter // lanes][kh, kw, c][filter % lanes], kh sorted by phase."""
+    """Panels of `lanes` filters, [group][filter // lanes][c // CB][kh, kw, c % CB][filter % lanes].
+
+    kh is sorted by phase.
+    """
     (
-        _, weight_address, w_group, w_row, w_channel, w_kh, w_kw, panels_address, groups, C, F, KH, KW, phases_h,
+        _, weight_address, w_group, w_row, w_channel, w_kh, w_kw, panels_address, groups, C, F, KH, KW, phases_h, CB,
     ) = unpacked(arguments, PACK_VECTORS_COUNT)  # fmt: skip
     weight, panels = pointer(weight_address, scratch), pointer(panels_address, scratch)
     lanes = lanes_of(scratch)
@@ -281,31 +287,36 @@ def pack_vectors(scratch, arguments, worker):
         panel = moved(panels, piece * C * KH * KW * lanes)
         if filters < lanes:
             clear(panel, C * KH * KW * lanes)
-        for a in range(phases_h):
-            for kh in range(a, KH, phases_h):
-                source = moved(weight, group * w_group + block * lanes * w_row + kh * w_kh)
-                if w_row == 1:
-                    for k in range(KW * C):
-                        kw, c = divmod(k, C)
-                        value = vector_load_first(source, kw * w_kw + c * w_channel, filters)
-                        vector_store(panel, k * lanes, value)
-                elif KW > 1 and (w_kw == 1 or w_kw == -1):  # filters lie apart, taps together, forwards or backwards
-                    start, pitch = (0, C * lanes) if w_kw == 1 else ((KW - 1) * C * lanes, -C * lanes)
-                    row = moved(source, min(0, (KW - 1) * w_kw))
-                    for c in range(C):
-                        for i in range(0, KW, lanes):
-                            transpose_block(
-                                moved(panel, start + c * lanes + i * pitch), pitch, moved(row, c * w_channel + i),
-                                w_row, filters, min(lanes, KW - i),
-                            )  # fmt: skip
-                elif KW == 1 and w_channel == 1:
-                    for c in range(0, C, lanes):
-                        count = min(lanes, C - c)
-                        transpose_block(moved(panel, c * lanes), lanes, moved(source, c), w_row, filters, count)
-                else:
-                    for k in range(KW * C):
-                        kw, c = divmod(k, C)
-                        for r in range(filters):
-                            value = load(source, kw * w_kw + c * w_channel + r * w_row)
-                            store(panel, k * lanes + r, value)
-                panel = moved(panel, KW * C * lanes)
+        for first in range(0, C, CB):
+            channels = min(CB, C - first)
+            for a in range(phases_h):
+                for kh in range(a, KH, phases_h):
+                    source = moved(weight, group * w_group + block * lanes * w_row + first * w_channel + kh * w_kh)
+                    pack_row_of_taps(panel, source, w_row, w_channel, w_kw, filters, channels, KW)
+                    panel = moved(panel, KW * channels * lanes)
+
+
+@helper
+def pack_row_of_taps(panel, weight, w_row, w_channel, w_kw, filters, channels, KW):
+    """panel[(kw * channels + c) * lanes + r] = weight[r * w_row + c * w_channel + kw * w_kw] for r < filters."""
+    lanes = lanes_of(panel)
+    if w_row == 1:
+        for k in range(KW * channels):
+            kw, c = divmod(k, channels)
+            vector_store(panel, k * lanes, vector_load_first(weight, kw * w_kw + c * w_channel, filters))
+    elif KW > 1 and (w_kw == 1 or w_kw == -1):  # filters lie apart, taps together, forwards or backwards
+        start, pitch = (0, channels * lanes) if w_kw == 1 else ((KW - 1) * channels * lanes, -channels * lanes)
+        row = moved(weight, min(0, (KW - 1) * w_kw))
+        for c in range(channels):
+            for i in range(0, KW, lanes):
+                out = moved(panel, start + c * lanes + i * pitch)
+                transpose_block(out, pitch, moved(row, c * w_channel + i), w_row, filters, min(lanes, KW - i))
+    elif KW == 1 and w_channel == 1:
+        for c in range(0, channels, lanes):
+            count = min(lanes, channels - c)
+            transpose_block(moved(panel, c * lanes), lanes, moved(weight, c), w_row, filters, count)
+    else:
+        for k in range(KW * channels):
+            kw, c = divmod(k, channels)
+            for r in range(filters):
+                store(panel, k * lanes + r, load(weight, kw * w_kw + c * w_channel + r * w_row))

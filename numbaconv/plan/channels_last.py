@@ -49,9 +49,6 @@ def block(p: Product, dtype: np.dtype) -> channels_last.Blocking:
     shares = p.groups * -(-p.F // MC)
     flat = _one_run(p)
     joined = 0 in (p.KH, p.C) or p.KW * p.C < LONG_ROW and (p.KW <= 1 or p.dilation[1] == 1)
-    KC = even_blocks(p.KW * p.C, DEPTH_BYTES // dtype.itemsize)
-    if joined and not flat:
-        KC = max(1, p.KH * p.KW * p.C)
     most = SUMS_BYTES // dtype.itemsize // (MC if joined and not flat else tiling.MC)
     room = tiling.PANEL_BYTES // dtype.itemsize  # for the strip
     reach_h = p.reach(0)
@@ -62,9 +59,22 @@ def block(p: Product, dtype: np.dtype) -> channels_last.Blocking:
         height = p.phases(0) * (rows + reach_h)
         if joined:
             height = (rows - 1) * p.stride[0] + max(0, p.KH - 1) * p.dilation[0] + 1
-        return images * height * width * p.C + lanes
+        return images * height * width * CB + lanes
 
     images = rows = 1
+    CB = p.C
+    if not flat and not joined:
+        # Channels of as many pixels as have room for sums, whatever the batch is, since they decide the order of a sum.
+        columns = even_blocks(p.OW, most)
+        rows = even_blocks(p.OH, max(1, most // (columns + between))) if columns == p.OW else 1
+        if (rows, columns) == (p.OH, p.OW):
+            images = max(1, most // ((rows + reach_h) * (columns + between)))
+        fitting = CB * room // strip(images, rows, columns)
+        CB = even_blocks(p.C, max(fitting, LONG_ROW), lanes)
+        images = rows = 1
+    KC = even_blocks(p.KW * CB, DEPTH_BYTES // dtype.itemsize)
+    if joined and not flat:
+        KC = max(1, p.KH * p.KW * p.C)
     if flat:
         pixels = p.N * p.OH * p.OW
         wanted = -(-pixels // -(-pieces_of_output() // shares))
@@ -90,6 +100,7 @@ def block(p: Product, dtype: np.dtype) -> channels_last.Blocking:
     pixels_of_sums = images * (rows + reach_h) * max(columns + between, tiled)
     return channels_last.Blocking(
         MC=MC,
+        CB=max(1, CB),
         KC=KC,
         images=images,
         rows=rows,
@@ -98,7 +109,7 @@ def block(p: Product, dtype: np.dtype) -> channels_last.Blocking:
         joined=joined,
         by_rows=by_rows,
         row=columns + between,
-        strip=round_up(strip(images, rows, columns) + tiling.FILTERS_MR * p.stride[1] * p.C, line),
+        strip=round_up(strip(images, rows, columns) + tiling.FILTERS_MR * p.stride[1] * CB, line),
         pitch=pitch,
         sums=(pixels_of_sums + tiling.FILTERS_MR) * pitch,
     )
