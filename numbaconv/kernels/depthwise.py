@@ -22,8 +22,8 @@ from .jit import helper, named
 from .launch import Address, Launch, NestKernel
 from .packing import clear, inside
 from .pixels import pack_pixels, unpack_pixels
+from .problem import next_piece
 from .simd import (
-    claim,
     integers,
     lanes_of,
     load,
@@ -125,7 +125,8 @@ def row_of_sums(out, out_step, count, line, step, taps, places, tap_count, bias)
 SHAPE = (
     "counter", "x", "x_n", "x_c", "x_h", "x_w", "y", "y_n", "y_c", "y_h", "y_w", "weight", "w_c", "w_kh", "w_kw",
     "N", "C", "H", "W", "OH", "OW", "KH", "KW", "stride_h", "stride_w", "dilation_h", "dilation_w", "top", "left",
-    "bias", "bias_c", "partial", "shares", "rows", "together", "strip_size", "accumulate", "scratch_size",
+    "bias", "bias_c", "partial", "shares", "rows", "together", "strip_size", "in_turn", "accumulate",
+    "scratch_size",
 )  # fmt: skip
 SHAPE_COUNT = len(SHAPE)
 
@@ -140,7 +141,7 @@ def depthwise_forward(scratch, arguments, worker):
     (
         _, x_address, x_n, x_c, x_h, x_w, y_address, y_n, y_c, y_h, y_w, weight_address, w_c, w_kh, w_kw,
         N, C, H, W, OH, OW, KH, KW, stride_h, stride_w, dilation_h, dilation_w, top, left,
-        bias_address, bias_c, _, _, rows, together, strip_size, accumulate, scratch_size,
+        bias_address, bias_c, _, _, rows, together, strip_size, in_turn, accumulate, scratch_size,
     ) = unpacked(arguments, SHAPE_COUNT)  # fmt: skip
     x, y = pointer(x_address, scratch), pointer(y_address, scratch)
     weight, bias = pointer(weight_address, scratch), pointer(bias_address, scratch)
@@ -154,8 +155,9 @@ def depthwise_forward(scratch, arguments, worker):
     sums = moved(strip, strip_size)
     c_blocks, row_blocks = (C + together - 1) // together, (OH + rows - 1) // rows
     reach_h, reach_w = (KH - 1) * dilation_h + 1, (KW - 1) * dilation_w + 1
+    piece = last_piece = 0
     while True:
-        piece = claim(arguments)
+        piece, last_piece = next_piece(arguments, piece, last_piece, in_turn)
         if piece >= N * c_blocks * row_blocks:
             return 0
         rest, c_block = divmod(piece, c_blocks)  # channels last: what one leaves of a cache page, the next one takes
@@ -283,7 +285,7 @@ def depthwise_input_grad(scratch, arguments, worker):
     (
         _, x_address, x_n, x_c, x_h, x_w, y_address, y_n, y_c, y_h, y_w, weight_address, w_c, w_kh, w_kw,
         N, C, H, W, OH, OW, KH, KW, stride_h, stride_w, dilation_h, dilation_w, top, left,
-        _, _, _, _, rows, together, strip_size, accumulate, scratch_size,
+        _, _, _, _, rows, together, strip_size, in_turn, accumulate, scratch_size,
     ) = unpacked(arguments, SHAPE_COUNT)  # fmt: skip
     dx, dy, weight = (
         pointer(x_address, scratch),
@@ -301,8 +303,9 @@ def depthwise_input_grad(scratch, arguments, worker):
     before = max(0, reach - left // stride_w)
     after = (W + left) // stride_w + 1
     columns = before + max(OW, after)
+    piece = last_piece = 0
     while True:
-        piece = claim(arguments)
+        piece, last_piece = next_piece(arguments, piece, last_piece, in_turn)
         if piece >= N * c_blocks * row_blocks:
             return 0
         rest, c_block = divmod(piece, c_blocks)  # channels last: what one leaves of a cache page, the next one takes
@@ -351,13 +354,13 @@ def launch(
     weight: Address,
     w: Strides,
     bias: tuple[Address, int] | None,
-    rows: int,
-    together: int,
-    strip: int,
-    shares: int,
+    blocking: dict[str, int],
     accumulate: bool,
 ) -> Launch:
-    """One of the launches above; `arrays` are those in the place of x and y, `bias` where it begins and its stride."""
+    """One of the launches above; `arrays` are those in the place of x and y, `bias` where it begins and its stride.
+
+    `blocking` has rows, together, strip_size, shares and in_turn by name.
+    """
     values: dict[str, int | Address] = {"x": arrays[0], "y": arrays[1], "weight": weight}
     values |= dict(zip(("x_n", "x_c", "x_h", "x_w"), x, strict=True))
     values |= dict(zip(("y_n", "y_c", "y_h", "y_w"), y, strict=True))
@@ -366,6 +369,5 @@ def launch(
     values |= {"stride_h": g.stride[0], "stride_w": g.stride[1]}
     values |= {"dilation_h": g.dilation[0], "dilation_w": g.dilation[1]}
     values |= dict(zip(("bias", "bias_c"), bias or (0, 0), strict=True))
-    values |= {"partial": Address("partial") if shares else 0, "shares": shares}
-    values |= {"rows": rows, "together": together, "strip_size": strip, "accumulate": accumulate}
-    return Launch(kernel, SHAPE, values, pieces)
+    values |= blocking | {"partial": Address("partial") if blocking["shares"] else 0, "accumulate": accumulate}
+    return Launch(kernel, SHAPE, values, -(-pieces // blocking["in_turn"]))

@@ -26,6 +26,8 @@ PARALLEL_BYTES = 2 << 20
 # Pieces of work to deal out, where blocks can be cut finer, and parts of dw that are summed apart. More of them read
 # the weight more often.
 PIECES = 8
+# Claims of short pieces, of which a thread takes several in turn, on few threads.
+CLAIMS = 32
 # What the longest share of them may be, in shares that are even.
 UNEVEN = 1.1
 
@@ -127,6 +129,12 @@ def pieces_of_output() -> int:
     """Pieces of work to deal out in y and dx, whose sums do not depend on how the outputs are cut."""
     threads: int = config.NUMBA_NUM_THREADS
     return min(PIECES, 2 * threads)
+
+
+def most_claims() -> int:
+    """How often workers claim pieces of work that are shorter than claiming one."""
+    threads: int = config.NUMBA_NUM_THREADS
+    return max(CLAIMS, 4 * threads)
 
 
 def are_even(pieces: int) -> bool:

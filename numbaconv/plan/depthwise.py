@@ -7,7 +7,7 @@ from dataclasses import replace
 from ..geometry import LAYOUTS, Geometry
 from ..kernels import depthwise, depthwise_weight_grad, tiling
 from ..kernels.launch import Address, Program
-from .base import PIECES, Plan, Strides, enough_work, even_blocks, round_up, turned
+from .base import PIECES, Plan, Strides, enough_work, even_blocks, most_claims, round_up, turned
 
 # Channels of channels-last arrays that are packed together: whole lines of 16 vectors, and rows of them in a strip.
 TOGETHER_BYTES = 1024
@@ -77,6 +77,7 @@ def plan_pass(plan: Plan, x: Strides, y: Strides, start: int, w: Strides, bias: 
     pieces = g.N * -(-g.C // together) * row_blocks
     shares = max(1, min(g.N * row_blocks, PIECES)) if plan.name == "weight gradient" else 0
     buffers = {"partial": shares * -(-g.C // lanes) * g.KH * g.KW * lanes} if shares else {}
+    in_turn = 1 if shares else max(1, pieces // most_claims())
     kernels = [(depthwise.depthwise_forward if forward_like else depthwise.depthwise_input_grad, pieces)]
     if shares:
         adding = depthwise_weight_grad.add_depthwise_shares, -(-g.C // lanes)
@@ -86,10 +87,9 @@ def plan_pass(plan: Plan, x: Strides, y: Strides, start: int, w: Strides, bias: 
         arrays = Address(names[0]), Address(names[1], m * step_of_y)
         weight = Address("dw" if shares else "weight", start + m * step_of_w)
         biases = None if bias is None else (Address("bias", m * bias), filters * bias)
+        blocking = {"rows": rows, "together": together, "strip_size": strip(rows), "shares": shares, "in_turn": in_turn}
         launches += [
-            depthwise.launch(
-                kernel, count, g, arrays, x, y, weight, w, biases, rows, together, strip(rows), shares, plan.accumulate
-            )
+            depthwise.launch(kernel, count, g, arrays, x, y, weight, w, biases, blocking, plan.accumulate)
             for kernel, count in kernels
         ]
     scratch = depthwise.place_elements.py_func(g.KH * g.KW + depthwise_weight_grad.TAPS, lanes)
