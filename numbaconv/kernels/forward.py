@@ -141,6 +141,7 @@ def forward(scratch, arguments, worker):
     a_pitch = C * taps * MR
     group_pitch = (F + MR - 1) // MR * a_pitch
     piece = last = 0
+    table_of = -1, -1, -1
     while True:
         piece, last = next_piece(arguments, piece, last, in_turn)
         if piece >= groups * f_blocks * blocks:
@@ -160,13 +161,15 @@ def forward(scratch, arguments, worker):
             depth, height, width = 1, 1, min(columns, N * OW - block * columns)
         strip_rows, strip_columns = height + reach_h, width + reach_w
         plane = depth * strip_rows * strip_columns * together
-        for kh in range(KH):
-            for kw in range(KW):
-                place = place_of_tap(
-                    kh, kw, kh * dilation_h - base_h, kw * dilation_w - base_w, phases_h, phases_w, stride_h, stride_w,
-                    plane, strip_columns, together,
-                )  # fmt: skip
-                store_integer(table, kh * KW + kw, place)
+        if (plane, strip_columns, together) != table_of:  # the divisions take as long as a small block's products
+            table_of = plane, strip_columns, together
+            for kh in range(KH):
+                for kw in range(KW):
+                    place = place_of_tap(
+                        kh, kw, kh * dilation_h - base_h, kw * dilation_w - base_w, phases_h, phases_w, stride_h,
+                        stride_w, plane, strip_columns, together,
+                    )  # fmt: skip
+                    store_integer(table, kh * KW + kw, place)
         # The sums of a strip have its rows, those of a panel the rows of the output.
         sum_rows, sum_columns = (height, width) if group_size else (strip_rows, strip_columns)
         count = (((depth - 1) * sum_rows + height - 1) * sum_columns + width) * together
