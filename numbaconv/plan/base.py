@@ -28,7 +28,7 @@ PARALLEL_BYTES = 2 << 20
 PIECES = 8
 # Claims of short pieces, of which a thread takes several in turn, on few threads.
 CLAIMS = 32
-# What the longest share of them may be, in shares that are even.
+# The longest share of pieces to the mean one, in shares that are even.
 UNEVEN = 1.1
 
 
