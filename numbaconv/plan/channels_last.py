@@ -19,8 +19,6 @@ from .base import Axes, Plan, enough_work, even_blocks, pieces_of_output, round_
 SUMS_BYTES = 192 * 1024
 # Channels of a row of taps from which it is a product of its own: its part of the weight then fills half of L1.
 LONG_ROW = 128
-# Taps that read an element of x.
-FEW_READS = 3
 # What a product is deep, so that its part of the weight, times a register tile, stays in L1.
 DEPTH_BYTES = 192 * 4
 
@@ -28,15 +26,15 @@ DEPTH_BYTES = 192 * 4
 def fits(axes: Axes, p: Product, dtype: np.dtype) -> bool:
     """Whether filters go to the vector.
 
-    In NHWC where those of a group fill three quarters of their vectors, or where x is read so seldom that it is not
-    worth turning. In NCHW where few channels at a stride beyond 2 are brought side by side faster than their columns
-    are sorted by phase (3>64@224 11x11/4: 144 against 130 GF/s) and filters fill three quarters of their tiles.
+    In NHWC where those of a group fill three quarters of their vectors, or where a 1 x 1 kernel reads x where it lies.
+    In NCHW where few channels at a stride beyond 2 are brought side by side faster than their columns are sorted by phase
+    (3>64@224 11x11/4: 144 against 130 GF/s) and filters fill three quarters of their tiles.
     """
     lanes = tiling.lanes(dtype.itemsize)
     if axes == LAYOUTS["NHWC"]:
         enough = (4 if p.groups == 1 else 2) * p.F >= lanes
-        seldom = enough and p.KH * p.KW <= FEW_READS * prod(p.stride)
-        return seldom or 4 * p.F >= 3 * round_up(p.F, lanes)
+        once = enough and p.KH == p.KW == 1 and p.stride == (1, 1)
+        return once or 4 * p.F >= 3 * round_up(p.F, lanes)
     few = axes == LAYOUTS["NCHW"] and p.C <= MERGED and min(p.stride) > 2
     return few and 4 * p.F >= 3 * round_up(p.F, tiling.FILTERS_VECTORS * lanes)
 
