@@ -27,8 +27,8 @@ def fits(axes: Axes, p: Product, dtype: np.dtype) -> bool:
     """Whether filters go to the vector.
 
     In NHWC where those of a group fill three quarters of their vectors, or where a 1 x 1 kernel reads x where it lies.
-    In NCHW where few channels at a stride beyond 2 are brought side by side faster than their columns are sorted by phase
-    (3>64@224 11x11/4: 144 against 130 GF/s) and filters fill three quarters of their tiles.
+    In NCHW where few channels at a stride beyond 2 are brought side by side faster than their columns are sorted by
+    phase (3>64@224 11x11/4: 144 against 130 GF/s) and filters fill three quarters of their tiles.
     """
     lanes = tiling.lanes(dtype.itemsize)
     if axes == LAYOUTS["NHWC"]:
