@@ -179,13 +179,13 @@ def depthwise_forward(scratch, arguments, worker):
             first, last = inside(left_column, stride_w, W - reach_w + 1, OW)
             if last - first < 4:
                 above, below = height, height
-        vertical, horizontal = (0, 1, KH, dilation_h * x_h), (0, 1, KW, dilation_w * x_w)
-        tap_count = fill_places(places, vertical, horizontal, KW, lanes, 1)
+        if above < below:
+            fill_places(places, (0, 1, KH, dilation_h * x_h), (0, 1, KW, dilation_w * x_w), KW, lanes, 1)
         for v in range(above, below):
             line = moved(source, (top_row + v * stride_h) * x_h + (left_column + first * stride_w) * x_w)
             sum_in_place(
                 moved(out, v * y_h + first * y_w), y_w, last - first, line, stride_w * x_w, taps,
-                (KH * KW + 1) * lanes, places, tap_count, channels,
+                places, KH * KW, channels,
             )  # fmt: skip
         for side in range(4):
             v, v_end, u, u_end = side_of(side, above, below, first, last, height, OW)
@@ -208,13 +208,13 @@ def depthwise_forward(scratch, arguments, worker):
                 line_of_out, pixel_of_out = pixel_of_out, line_of_out
                 line_step, pixel_step = pixel_step, line_step
             vertical, horizontal = (0, 1, KH, dilation_h * columns), (0, 1, KW, dilation_w)
-            tap_count = fill_places(places, vertical, horizontal, KW, lanes, together)
+            fill_places(places, vertical, horizontal, KW, lanes, together)
             for i in range(0, channels, lanes):
                 vectors = moved(taps, i * (KH * KW + 1))
                 for h in range(lines):
                     row_of_sums(
                         moved(sums, h * line_of_out + i), pixel_of_out, count, moved(strip, h * line_step + i),
-                        pixel_step, vectors, places, tap_count, vector_load(vectors, KH * KW * lanes),
+                        pixel_step, vectors, places, KH * KW, vector_load(vectors, KH * KW * lanes),
                     )  # fmt: skip
             unpack_pixels(
                 sums, together, 0, u_end - u, moved(out, v * y_h + u * y_w), 0, y_c, y_h, y_w, 1, v_end - v, u_end - u,
@@ -223,7 +223,7 @@ def depthwise_forward(scratch, arguments, worker):
 
 
 @helper
-def sum_in_place(out, out_step, count, line, step, taps, taps_pitch, places, tap_count, channels):
+def sum_in_place(out, out_step, count, line, step, taps, places, tap_count, channels):
     """out[i * out_step + c] = the sum for pixel i of the line and channel c, for i < count, at least 4.
 
     Some pixels of all channels at a time, so that memory is walked in order.
@@ -233,10 +233,10 @@ def sum_in_place(out, out_step, count, line, step, taps, taps_pitch, places, tap
         here = max(4, min(PIXELS, count - start))
         i = min(start, count - here)
         for c in range(0, channels, lanes):
-            vectors = moved(taps, c // lanes * taps_pitch)
+            vectors = moved(taps, c * (tap_count + 1))
             row_of_sums(
                 moved(out, i * out_step + c), out_step, here, moved(line, i * step + c), step, vectors, places,
-                tap_count, vector_load(vectors, taps_pitch - lanes),
+                tap_count, vector_load(vectors, tap_count * lanes),
             )  # fmt: skip
 
 

@@ -28,10 +28,10 @@ from . import tiling
 from .gemm import ADD, BIASED, FRESH, multiply_panel
 from .jit import helper
 from .launch import Address, Launch, NestKernel
-from .packing import add_bias, compress_taps, pack_strip, pack_weight_panel, place_of_tap, unpack_sums
+from .packing import add_bias, compress_taps, pack_strip, place_of_tap, unpack_sums
 from .problem import Product, next_piece
 from .simd import integers, lanes_of, moved, pointer, store_integer, unpacked
-from .weight_panels import packing, panel_elements
+from .weight_panels import pack_weight_panel, packing, panel_elements
 
 MR = tiling.MR
 

@@ -1,4 +1,4 @@
-"""Activations and weights into panels and back: the only code that knows layouts, padding, stride and dilation.
+"""Activations into strips and panels and back: the only code that knows layouts, padding, stride and dilation.
 
 A pixel of the output is numbered by (a, b, r), r fastest: (n, oh, ow), or (oh, ow, n) where the batch
 lies together in memory. A run is a stretch of pixels with one a and b. Offsets and strides count elements.
@@ -24,7 +24,7 @@ from .simd import (
     vector_zero,
     zero_of,
 )
-from .turning import transpose_block, turn_rows, turn_rows_to
+from .turning import transpose_block
 
 MR = tiling.MR
 
@@ -346,72 +346,12 @@ def write_run(destination, step, source, count, accumulate):
 
 
 @helper
-def pack_weight_panel(panel, rows, weight, w_row, w_channel, w_kh, w_kw, channels, KH, KW):
-    """panel[((c * KH + kh) * KW + kw) * MR + r] = weight[r, c, kh, kw] for r < rows, and 0 for r < MR."""
-    lanes = lanes_of(panel)
-    taps = KH * KW
-    span = (KH - 1) * w_kh + (KW - 1) * w_kw + 1
-    c = 0
-    if w_kw == 1 and w_kh == KW:
-        # Taps of a channel, and often channels too, follow each other.
-        runs, length = (1, channels * taps) if w_channel == taps else (channels, taps)
-        for run in range(runs):
-            for i in range(0, length, lanes):
-                here, source = moved(panel, (run * length + i) * MR), moved(weight, run * w_channel + i)
-                turn_rows(here, MR, source, w_row, rows, min(lanes, length - i))
-        c = channels
-    elif w_kw > 0 and w_kh >= KW * w_kw and span <= lanes:
-        # Some of the taps, those of a phase of the input gradient: turned with what lies between them, and moved up.
-        # The last channels are not, since no more may be written than the panel.
-        while c < channels and c * taps + span <= channels * taps:
-            block = moved(panel, c * taps * MR)
-            turn_rows(block, MR, moved(weight, c * w_channel), w_row, rows, span)
-            for t in range(1, taps):
-                kh, kw = divmod(t, KW)
-                copy_few(moved(block, t * MR), moved(block, (kh * w_kh + kw * w_kw) * MR), MR, MR)
-            c += 1
-    while c < channels:
-        for kh in range(KH):
-            for kw in range(KW):
-                line = moved(panel, ((c * KH + kh) * KW + kw) * MR)
-                pack_rows(line, rows, moved(weight, c * w_channel + kh * w_kh + kw * w_kw), w_row)
-        c += 1
-
-
-@helper
-def pack_weight_apart(panels, places, index, rows, weight, w_row, w_kh, w_kw, KH, KW):
-    """panels[places[2 * t] + index * places[2 * t + 1] + r] = weight[r, kh, kw] for r < rows, and 0 for r < MR.
-
-    t = kh * KW + kw.
-    """
-    taps = KH * KW
-    if w_kw == 1 and w_kh == KW:
-        lanes = lanes_of(panels)
-        for t in range(0, taps, lanes):
-            count = min(lanes, taps - t)
-            turn_rows_to(panels, moved(places, 2 * t), index, moved(weight, t), w_row, rows, count)
-        return
-    for t in range(taps):
-        kh, kw = divmod(t, KW)
-        place = load_integer(places, 2 * t) + index * load_integer(places, 2 * t + 1)
-        pack_rows(moved(panels, place), rows, moved(weight, kh * w_kh + kw * w_kw), w_row)
-
-
-@helper
 def pack_rows(line, rows, source, step):
     """line[r] = source[r * step] for r < rows, and 0 for r < MR."""
     for r in range(rows):
         store(line, r, load(source, r * step))
     for r in range(rows, MR):
         store(line, r, zero_of(line))
-
-
-@helper
-def pack_filters_side_by_side(panels, pitch, rows, weight, w_channel, channels):
-    """panels[r // MR * pitch + c * MR + r % MR] = weight[c * w_channel + r] for r < rows, and 0 up to whole panels."""
-    for c in range(channels):
-        for r in range(0, rows, MR):
-            copy_few(moved(panels, r // MR * pitch + c * MR), moved(weight, c * w_channel + r), min(MR, rows - r), MR)
 
 
 @helper

@@ -8,9 +8,10 @@ from math import prod
 from . import tiling
 from .jit import helper
 from .launch import Address, Launch, NestKernel
-from .packing import pack_filters_side_by_side, pack_weight_apart, pack_weight_panel
+from .packing import copy_few, pack_rows
 from .problem import Product
-from .simd import claim, integers, moved, pointer, store_integer, unpacked
+from .simd import claim, integers, lanes_of, load_integer, moved, pointer, store_integer, unpacked
+from .turning import turn_rows, turn_rows_to
 
 MR = tiling.MR
 # Panels that are packed as one piece of work, and channels at a time: of filters side by side, some cache lines.
@@ -114,3 +115,63 @@ def place_parts(places, plane, KH, KW, every_h, every_w):
                     store_integer(places, 2 * t, before * plane + (kh * columns + kw) * MR)
                     store_integer(places, 2 * t + 1, rows * columns)
             before += rows * columns
+
+
+@helper
+def pack_weight_panel(panel, rows, weight, w_row, w_channel, w_kh, w_kw, channels, KH, KW):
+    """panel[((c * KH + kh) * KW + kw) * MR + r] = weight[r, c, kh, kw] for r < rows, and 0 for r < MR."""
+    lanes = lanes_of(panel)
+    taps = KH * KW
+    span = (KH - 1) * w_kh + (KW - 1) * w_kw + 1
+    c = 0
+    if w_kw == 1 and w_kh == KW:
+        # Taps of a channel, and often channels too, follow each other.
+        runs, length = (1, channels * taps) if w_channel == taps else (channels, taps)
+        for run in range(runs):
+            for i in range(0, length, lanes):
+                here, source = moved(panel, (run * length + i) * MR), moved(weight, run * w_channel + i)
+                turn_rows(here, MR, source, w_row, rows, min(lanes, length - i))
+        c = channels
+    elif w_kw > 0 and w_kh >= KW * w_kw and span <= lanes:
+        # Some of the taps, those of a phase of the input gradient: turned with what lies between them, and moved up.
+        # The last channels are not, since no more may be written than the panel.
+        while c < channels and c * taps + span <= channels * taps:
+            block = moved(panel, c * taps * MR)
+            turn_rows(block, MR, moved(weight, c * w_channel), w_row, rows, span)
+            for t in range(1, taps):
+                kh, kw = divmod(t, KW)
+                copy_few(moved(block, t * MR), moved(block, (kh * w_kh + kw * w_kw) * MR), MR, MR)
+            c += 1
+    while c < channels:
+        for kh in range(KH):
+            for kw in range(KW):
+                line = moved(panel, ((c * KH + kh) * KW + kw) * MR)
+                pack_rows(line, rows, moved(weight, c * w_channel + kh * w_kh + kw * w_kw), w_row)
+        c += 1
+
+
+@helper
+def pack_weight_apart(panels, places, index, rows, weight, w_row, w_kh, w_kw, KH, KW):
+    """panels[places[2 * t] + index * places[2 * t + 1] + r] = weight[r, kh, kw] for r < rows, and 0 for r < MR.
+
+    t = kh * KW + kw.
+    """
+    taps = KH * KW
+    if w_kw == 1 and w_kh == KW:
+        lanes = lanes_of(panels)
+        for t in range(0, taps, lanes):
+            count = min(lanes, taps - t)
+            turn_rows_to(panels, moved(places, 2 * t), index, moved(weight, t), w_row, rows, count)
+        return
+    for t in range(taps):
+        kh, kw = divmod(t, KW)
+        place = load_integer(places, 2 * t) + index * load_integer(places, 2 * t + 1)
+        pack_rows(moved(panels, place), rows, moved(weight, kh * w_kh + kw * w_kw), w_row)
+
+
+@helper
+def pack_filters_side_by_side(panels, pitch, rows, weight, w_channel, channels):
+    """panels[r // MR * pitch + c * MR + r % MR] = weight[c * w_channel + r] for r < rows, and 0 up to whole panels."""
+    for c in range(channels):
+        for r in range(0, rows, MR):
+            copy_few(moved(panels, r // MR * pitch + c * MR), moved(weight, c * w_channel + r), min(MR, rows - r), MR)

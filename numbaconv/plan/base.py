@@ -11,7 +11,7 @@ from ..arrays import Array
 from ..geometry import Geometry
 from ..kernels import loops, tiling
 from ..kernels.launch import Address, Program
-from ..kernels.problem import Product
+from ..kernels.problem import CLAIMS, Product
 
 Strides = tuple[int, int, int, int]
 Axes = tuple[int, int, int, int]
@@ -26,8 +26,6 @@ PARALLEL_BYTES = 2 << 20
 # Pieces of work to deal out, where blocks can be cut finer, and parts of dw that are summed apart. More of them read
 # the weight more often.
 PIECES = 8
-# Claims of short pieces, of which a thread takes several in turn, on few threads.
-CLAIMS = 32
 # The longest share of pieces to the mean one, in shares that are even.
 UNEVEN = 1.1
 

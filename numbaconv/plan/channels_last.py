@@ -61,37 +61,32 @@ def block(p: Product, dtype: np.dtype) -> channels_last.Blocking:
 
     images = rows = 1
     CB = p.C
-    if not flat and not joined:
-        # Channels of as many pixels as have room for sums, whatever the batch is, since they decide the order of a sum.
-        columns = even_blocks(p.OW, most)
-        rows = even_blocks(p.OH, max(1, most // (columns + between))) if columns == p.OW else 1
-        if (rows, columns) == (p.OH, p.OW):
-            images = max(1, most // ((rows + reach_h) * (columns + between)))
-        fitting = CB * room // strip(images, rows, columns)
-        CB = even_blocks(p.C, max(fitting, LONG_ROW), lanes)
-        images = rows = 1
-    KC = even_blocks(p.KW * CB, DEPTH_BYTES // dtype.itemsize)
-    if joined and not flat:
-        KC = max(1, p.KH * p.KW * p.C)
     if flat:
         pixels = p.N * p.OH * p.OW
         wanted = -(-pixels // -(-pieces_of_output() // shares))
         columns = max(1, min(most, wanted, room // max(1, p.C)) // tiling.FILTERS_MR) * tiling.FILTERS_MR
     else:
         columns = even_blocks(p.OW, most)
-        while columns > 1 and strip(1, 1, columns) > room:
-            columns = -(-columns // 2)
         rows = even_blocks(p.OH, max(1, most // (columns + between))) if columns == p.OW else 1
+        at_most = max(1, most // ((rows + reach_h) * (columns + between))) if (rows, columns) == (p.OH, p.OW) else 1
+        if not joined:
+            # Channels of as many pixels as have room for sums, whatever the batch is, since they decide the order of a
+            # sum.
+            CB = even_blocks(p.C, max(CB * room // strip(at_most, rows, columns), LONG_ROW), lanes)
+        while columns > 1 and strip(1, 1, columns) > room:
+            rows, columns = 1, -(-columns // 2)
         while rows > 1 and strip(1, rows, columns) > room:
             rows = -(-rows // 2)
         if (rows, columns) == (p.OH, p.OW):
-            at_most = max(1, most // ((rows + reach_h) * (columns + between)))
             images = even_blocks(p.N, min(at_most, max(1, room // strip(1, rows, columns))))
         pieces = shares * -(-p.OH // rows) * -(-p.OW // columns)
         while pieces * -(-p.N // images) < pieces_of_output() and images > 1:
             images = -(-images // 2)
         while shares * p.N * -(-p.OH // rows) * -(-p.OW // columns) < pieces_of_output() and rows > 4:
             rows = -(-rows // 2)
+    KC = even_blocks(p.KW * CB, DEPTH_BYTES // dtype.itemsize)
+    if joined and not flat:
+        KC = max(1, p.KH * p.KW * p.C)
     pitch = (-(-MC // line) | 1) * line
     tiled = round_up(columns, tiling.FILTERS_MR)
     by_rows = rows_read.py_func(columns) < columns + between
