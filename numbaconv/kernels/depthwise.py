@@ -125,7 +125,7 @@ def row_of_sums(out, out_step, count, line, step, taps, places, tap_count, bias)
 SHAPE = (
     "counter", "x", "x_n", "x_c", "x_h", "x_w", "y", "y_n", "y_c", "y_h", "y_w", "weight", "w_c", "w_kh", "w_kw",
     "N", "C", "H", "W", "OH", "OW", "KH", "KW", "stride_h", "stride_w", "dilation_h", "dilation_w", "top", "left",
-    "bias", "bias_c", "partial", "shares", "rows", "together", "strip_size", "in_turn", "accumulate",
+    "bias", "bias_c", "partial", "shares", "parts", "rows", "together", "strip_size", "in_turn", "accumulate",
     "scratch_size",
 )  # fmt: skip
 SHAPE_COUNT = len(SHAPE)
@@ -141,7 +141,7 @@ def depthwise_forward(scratch, arguments, worker):
     (
         _, x_address, x_n, x_c, x_h, x_w, y_address, y_n, y_c, y_h, y_w, weight_address, w_c, w_kh, w_kw,
         N, C, H, W, OH, OW, KH, KW, stride_h, stride_w, dilation_h, dilation_w, top, left,
-        bias_address, bias_c, _, _, rows, together, strip_size, in_turn, accumulate, scratch_size,
+        bias_address, bias_c, _, _, _, rows, together, strip_size, in_turn, accumulate, scratch_size,
     ) = unpacked(arguments, SHAPE_COUNT)  # fmt: skip
     x, y = pointer(x_address, scratch), pointer(y_address, scratch)
     weight, bias = pointer(weight_address, scratch), pointer(bias_address, scratch)
@@ -285,7 +285,7 @@ def depthwise_input_grad(scratch, arguments, worker):
     (
         _, x_address, x_n, x_c, x_h, x_w, y_address, y_n, y_c, y_h, y_w, weight_address, w_c, w_kh, w_kw,
         N, C, H, W, OH, OW, KH, KW, stride_h, stride_w, dilation_h, dilation_w, top, left,
-        _, _, _, _, rows, together, strip_size, in_turn, accumulate, scratch_size,
+        _, _, _, _, _, rows, together, strip_size, in_turn, accumulate, scratch_size,
     ) = unpacked(arguments, SHAPE_COUNT)  # fmt: skip
     dx, dy, weight = (
         pointer(x_address, scratch),

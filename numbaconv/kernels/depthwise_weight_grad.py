@@ -76,11 +76,11 @@ def sum_taps(out, taps, stage, line, places, grads, steps, height, width):
 
 @depthwise_kernel
 def depthwise_weight_grad(scratch, arguments, worker):
-    """Pieces: share of the images and blocks of rows; sums go to partial[share][c block][tap]."""
+    """Pieces: share of the images and blocks of rows, part of the channels; sums go to partial[share][c block][tap]."""
     (
         _, x_address, x_n, x_c, x_h, x_w, y_address, y_n, y_c, y_h, y_w, _, _, _, _,
         N, C, H, W, OH, OW, KH, KW, stride_h, stride_w, dilation_h, dilation_w, top, left,
-        _, _, partial_address, shares, rows, together, strip_size, _, _, scratch_size,
+        _, _, partial_address, shares, parts, rows, together, strip_size, _, _, scratch_size,
     ) = unpacked(arguments, SHAPE_COUNT)  # fmt: skip
     x, dy, partial = (
         pointer(x_address, scratch),
@@ -94,6 +94,7 @@ def depthwise_weight_grad(scratch, arguments, worker):
     grads = moved(strip, strip_size)
     clear(strip, strip_size + rows * OW * together)  # as in the forward pass
     vectors, row_blocks = (C + lanes - 1) // lanes, (OH + rows - 1) // rows
+    c_blocks = (C + together - 1) // together
     columns = (OW - 1) * stride_w + (KW - 1) * dilation_w + 1
     for tap in range(KH * KW + TAPS):  # behind the last tap: that one again, whose sum is not kept
         kh, kw = divmod(min(tap, KH * KW - 1), KW)
@@ -106,17 +107,20 @@ def depthwise_weight_grad(scratch, arguments, worker):
     steps = stride_h * columns * together, stride_w * together, grads_h, grads_w, zero
     while True:
         piece = claim(arguments)
-        if piece >= shares:
+        if piece >= shares * parts:
             return 0
-        partial_sums = moved(partial, piece * vectors * KH * KW * lanes)
-        for tap in range(vectors * KH * KW):
-            vector_store(partial_sums, tap * lanes, vector_zero(scratch))
-        for block in range(piece * N * row_blocks // shares, (piece + 1) * N * row_blocks // shares):
+        share, part = divmod(piece, parts)
+        first_c, last_c = part * c_blocks // parts * together, min(C, (part + 1) * c_blocks // parts * together)
+        partial_sums = moved(partial, share * vectors * KH * KW * lanes)
+        for c in range(first_c, last_c, lanes):
+            for tap in range(KH * KW):
+                vector_store(partial_sums, c * KH * KW + tap * lanes, vector_zero(scratch))
+        for block in range(share * N * row_blocks // shares, (share + 1) * N * row_blocks // shares):
             n, row_block = divmod(block, row_blocks)
             oh = row_block * rows
             height = min(rows, OH - oh)
             strip_rows = (height - 1) * stride_h + (KH - 1) * dilation_h + 1
-            for c in range(0, C, together):
+            for c in range(first_c, last_c, together):
                 channels = min(together, C - c)
                 pack_pixels(
                     strip, together, moved(x, n * x_n + c * x_c), x_n, x_c, x_h, x_w, H, W, 1, strip_rows, columns,
@@ -140,7 +144,8 @@ def add_depthwise_shares(scratch, arguments, worker):
     """weight is dw here: dw (+)= the partial sums of all shares, added in their order."""
     (
         _, _, _, _, _, _, _, _, _, _, _, weight_address, w_c, w_kh, w_kw,
-        _, C, _, _, _, _, KH, KW, _, _, _, _, _, _, _, _, partial_address, shares, _, _, _, _, accumulate, scratch_size,
+        _, C, _, _, _, _, KH, KW, _, _, _, _, _, _, _, _, partial_address, shares, _, _, _, _, _, accumulate,
+        scratch_size,
     ) = unpacked(arguments, SHAPE_COUNT)  # fmt: skip
     dw, partial = pointer(weight_address, scratch), pointer(partial_address, scratch)
     lanes = lanes_of(scratch)

@@ -23,9 +23,12 @@ NO_BIAS = {np.dtype(kind): np.empty(0, kind) for kind in (np.float32, np.float64
 # million. One core does 12 million operations in 110 microseconds, and moves 2 MiB of activations in 70 to 120.
 PARALLEL_FLOPS = 12_000_000
 PARALLEL_BYTES = 2 << 20
-# Pieces of work to deal out, where blocks can be cut finer, and parts of dw that are summed apart. More of them read
-# the weight more often.
+# Pieces of work to deal out where blocks can be cut finer, two for a thread up to so many, then one: more of them pack
+# x or the weight more often.
 PIECES = 8
+# Parts of dw that are summed apart: so many that there are PIECES, and for more threads up to MOST_PIECES, where each
+# sums so many outputs that adding it to the others takes at most 2% as long, and all have so many bytes.
+MOST_PIECES, SHARE_OUTPUTS, SHARES_BYTES = 32, 512, 4 << 20
 # The longest share of pieces to the mean one, in shares that are even.
 UNEVEN = 1.1
 
@@ -126,7 +129,17 @@ def enough_bytes(count: int) -> bool:
 def pieces_of_output() -> int:
     """Pieces of work to deal out in y and dx, whose sums do not depend on how the outputs are cut."""
     threads: int = config.NUMBA_NUM_THREADS
-    return min(PIECES, 2 * threads)
+    return max(threads, min(PIECES, 2 * threads if threads > 1 else 1))
+
+
+def shares_of_sums(outputs: int, blocks: int, pieces: int, size: int) -> int:
+    """Parts of the outputs whose products dw sums apart, of `size` bytes each, where each is `pieces` of work.
+
+    From the shape alone: they decide the order of a sum.
+    """
+    more = min(-(-MOST_PIECES // pieces), outputs // SHARE_OUTPUTS, SHARES_BYTES // max(1, size))
+    even = 1 << max(0, more.bit_length() - 1)  # for any number of threads that is a power of two
+    return max(1, min(blocks, max(-(-PIECES // pieces), even)))
 
 
 def most_claims() -> int:

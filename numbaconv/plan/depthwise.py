@@ -7,7 +7,17 @@ from dataclasses import replace
 from ..geometry import LAYOUTS, Geometry
 from ..kernels import depthwise, depthwise_weight_grad, tiling
 from ..kernels.launch import Address, Program
-from .base import PIECES, Plan, Strides, enough_work, even_blocks, most_claims, round_up, turned
+from .base import (
+    Plan,
+    Strides,
+    enough_work,
+    even_blocks,
+    most_claims,
+    pieces_of_output,
+    round_up,
+    shares_of_sums,
+    turned,
+)
 
 # Channels of channels-last arrays that are packed together: whole lines of 16 vectors, and rows of them in a strip.
 TOGETHER_BYTES = 1024
@@ -73,21 +83,26 @@ def plan_pass(plan: Plan, x: Strides, y: Strides, start: int, w: Strides, bias: 
         rows = -(-rows // 2)
     if size(rows) * dtype.itemsize > tiling.PANEL_BYTES:
         return None
-    row_blocks = -(-most // rows)
-    pieces = g.N * -(-g.C // together) * row_blocks
-    shares = max(1, min(g.N * row_blocks, PIECES)) if plan.name == "weight gradient" else 0
-    buffers = {"partial": shares * -(-g.C // lanes) * g.KH * g.KW * lanes} if shares else {}
+    row_blocks, c_blocks = -(-most // rows), -(-g.C // together)
+    pieces = g.N * c_blocks * row_blocks
+    shares, parts, buffers = 0, 1, {}
+    if plan.name == "weight gradient":
+        sums = round_up(g.C, lanes) * g.KH * g.KW
+        shares = shares_of_sums(g.N * g.OH * g.OW, g.N * row_blocks, 1, sums * dtype.itemsize)
+        parts = min(c_blocks, -(-pieces_of_output() // shares))
+        buffers = {"partial": shares * sums}
     in_turn = 1 if shares else max(1, pieces // most_claims())
     kernels = [(depthwise.depthwise_forward if forward_like else depthwise.depthwise_input_grad, pieces)]
     if shares:
         adding = depthwise_weight_grad.add_depthwise_shares, -(-g.C // lanes)
-        kernels = [(depthwise_weight_grad.depthwise_weight_grad, shares), adding]
+        kernels = [(depthwise_weight_grad.depthwise_weight_grad, shares * parts), adding]
     launches = []
     for m in range(filters):
         arrays = Address(names[0]), Address(names[1], m * step_of_y)
         weight = Address("dw" if shares else "weight", start + m * step_of_w)
         biases = None if bias is None else (Address("bias", m * bias), filters * bias)
-        blocking = {"rows": rows, "together": together, "strip_size": strip(rows), "shares": shares, "in_turn": in_turn}
+        blocking = {"rows": rows, "together": together, "strip_size": strip(rows), "in_turn": in_turn}
+        blocking |= {"shares": shares, "parts": parts}
         launches += [
             depthwise.launch(kernel, count, g, arrays, x, y, weight, w, biases, blocking, plan.accumulate)
             for kernel, count in kernels

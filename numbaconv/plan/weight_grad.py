@@ -12,7 +12,17 @@ from ..kernels.gemm import EXACT_ROWS
 from ..kernels.launch import Address, Program
 from ..kernels.problem import Product, forward_problem
 from . import winograd
-from .base import PIECES, Axes, Plan, Strides, enough_work, even_blocks, round_up
+from .base import (
+    PIECES,
+    Axes,
+    Plan,
+    Strides,
+    enough_work,
+    even_blocks,
+    pieces_of_output,
+    round_up,
+    shares_of_sums,
+)
 from .direct import odd_lines, register_tile, strip_elements
 
 # Multiply-adds that cost as much as copying a vector of the taps of a pixel beside the others.
@@ -89,8 +99,16 @@ def block_weight_grad(
             images -= 1
         in_place = in_place and images == 1
     blocks = -(-g.N // images) * -(-g.OH // rows) * -(-g.OW // columns)
-    shares = max(1, min(blocks, -(-PIECES // (f_blocks * c_blocks))))
     line = kernel * lanes if gathers else round_up(CB * (g.KW if g.dilation[1] == 1 else 1), lanes)
+    lines = 1 if gathers else g.KH * (g.KW if g.dilation[1] != 1 else 1)
+    sums = g.groups * round_up(F, tiling.MR) * max(1, -(-C // CB)) * lines * line
+    pieces = f_blocks * c_blocks
+    shares = shares_of_sums(g.N * g.OH * g.OW, blocks, pieces, sums * dtype.itemsize)
+    # For more threads filters are cut further, which moves no sum.
+    if not gathers and shares * pieces < pieces_of_output():
+        most_blocks = F * g.KH * g.KW // LEAST_FILTERS
+        f_blocks = max(f_blocks, min(-(-pieces_of_output() // (shares * c_blocks)), most_blocks))
+        FB = round_up(-(-F // f_blocks), tiling.MR)
     whole_tiles = F % tiling.MR in EXACT_ROWS and C % lanes == 0 and C % CB == 0 and g.groups == 1
     whole = g.KH * g.KW == shares == 1 and w[:2] == (C, 1) and whole_tiles and not accumulate
     strip_size = round_up(strip(images, rows, columns) + lanes, 64 // dtype.itemsize)
@@ -112,12 +130,13 @@ def block_pixels(p: Product, dtype: np.dtype, axes: Axes) -> weight_grad_pixels.
     if rows == p.OH and columns == p.OW and batch == 1:
         images = max(1, min(p.N, most // (rows * row)))
     blocks = -(-p.N // (images * batch)) * -(-p.OH // rows) * -(-p.OW // columns)
-    shares = max(1, min(blocks, -(-PIECES // p.groups)))
     strip_pitch = odd_lines(strip_elements(p, images, rows, columns, batch) + lanes, line)
     panel_pitch = odd_lines(images * rows * row + lanes, line)
     taps = p.C * p.KH * p.KW
     turned = _whole_tiles(taps, p.F) < _whole_tiles(p.F, taps)
-    return weight_grad_pixels.Blocking(shares, images, rows, columns, batch, strip_pitch, panel_pitch, turned)
+    b = weight_grad_pixels.Blocking(1, images, rows, columns, batch, strip_pitch, panel_pitch, turned)
+    size = p.groups * b.sums(p) * dtype.itemsize
+    return replace(b, shares=shares_of_sums(p.N * p.OH * p.OW, blocks, p.groups, size))
 
 
 def _whole_tiles(rows: int, columns: int) -> int:

@@ -17,7 +17,8 @@ from ..kernels.winograd.algebra import TAPS
 from .base import PIECES, Axes, Plan, Strides, enough_work, even_blocks, round_up, upright
 
 # Scratch of all workers is at most 8 MiB, an eighth of it for pixels on their way. y and dx make their blocks smaller
-# where there are many threads, which moves no sum; dw cannot, and starts fewer workers.
+# where there are many threads, which moves no sum; dw, whose tiles decide its sums, has fewer channels in a piece, and
+# then fewer workers.
 TOTAL_BYTES = 8 << 20
 FORWARD_BYTES, GRAD_BYTES = 10 << 17, 7 << 17
 # The same for y and dx where a block has more filters than are transformed at a time, and what its larger sums cost.
@@ -98,7 +99,7 @@ def expected_ratio(name: str, g: Geometry, dtype: np.dtype, axes: Axes) -> float
     pixels = N * OH * OW
     if name == "weight gradient":
         m = grad_variant(g)
-        grad = block_weight_grad(g, dtype, axes)
+        grad = block_weight_grad(g, dtype, axes, 1)
         tiles = N * -(-OH // m) * -(-OW // m)
         work = tiles * round_up(F, 4) * (CV + FIRST_VECTOR)
         work += turning * INPUT * tiles * (CV * -(-F // grad.FB) + 0.7 * FV * -(-C // grad.CB))
@@ -209,8 +210,10 @@ def _block(
     )
 
 
-def block_weight_grad(g: Geometry, dtype: np.dtype, axes: Axes, whole: bool = False) -> weight_grad.Blocking:
-    """Blocks of dw; `whole` if it may be written without partial sums."""
+def block_weight_grad(
+    g: Geometry, dtype: np.dtype, axes: Axes, threads: int, whole: bool = False
+) -> weight_grad.Blocking:
+    """Blocks of dw for so many threads; `whole` if it may be written without partial sums."""
     lanes = tiling.lanes(dtype.itemsize)
     N, C, F = max(1, g.N), max(1, g.C // g.groups), g.F // g.groups
     m = grad_variant(g)
@@ -221,28 +224,36 @@ def block_weight_grad(g: Geometry, dtype: np.dtype, axes: Axes, whole: bool = Fa
     tile_rows, tile_columns = -(-g.OH // m), -(-g.OW // m)
     images, rows, columns = _tile_block(N, tile_rows, tile_columns, most, axes == LAYOUTS["HWCN"])
     blocks = -(-N // images) * -(-tile_rows // rows) * -(-tile_columns // columns)
-    pieces = g.groups * -(-F // FB) * -(-C // CB)
     filters = _odd(-(-round_up(FB, tiling.FILTERS_MR) // lanes), lanes)
     capacity = images * rows * columns
+    pieces = g.groups * -(-F // FB) * -(-C // CB)
     shares = max(1, min(blocks, -(-PIECES // pieces)))
-    return weight_grad.Blocking(
-        m=m,
-        shares=shares,
-        whole=whole and shares == 1,
-        FB=FB,
-        CB=CB,
-        images=images,
-        rows=rows,
-        columns=columns,
-        line=TAPS * CB,
-        filters=filters,
-        capacity=capacity,
-        v_plane=_odd(CB // lanes * capacity, lanes),
-        d_plane=_odd(filters // lanes * capacity, lanes),
-        m_plane=_odd(CB // lanes * filters, lanes),
-        strip=(images * (rows * m + 2) * (columns * m + 2) + 1) * lanes,
-        lines=n * (columns * m + 2) * lanes + lanes,
-    )
+
+    def blocking(CB: int) -> weight_grad.Blocking:
+        return weight_grad.Blocking(
+            m=m,
+            shares=shares,
+            whole=whole and shares == 1,
+            FB=FB,
+            CB=CB,
+            images=images,
+            rows=rows,
+            columns=columns,
+            line=TAPS * CB,
+            filters=filters,
+            capacity=capacity,
+            v_plane=_odd(CB // lanes * capacity, lanes),
+            d_plane=_odd(filters // lanes * capacity, lanes),
+            m_plane=_odd(CB // lanes * filters, lanes),
+            strip=(images * (rows * m + 2) * (columns * m + 2) + 1) * lanes,
+            lines=n * (columns * m + 2) * lanes + lanes,
+        )
+
+    b = blocking(CB)
+    if threads > min(shares * pieces, TOTAL_BYTES // (b.scratch * dtype.itemsize)):
+        # Fewer channels for each piece move no sum. They repeat transforms of dy: 20% of the work.
+        return blocking(even_blocks(C, CB // 2, lanes))
+    return b
 
 
 # -- programs ----------------------------------------------------------------------------------------
@@ -264,7 +275,8 @@ def plan_products(plan: Plan, products: list[Product]) -> Plan:
 def plan_weight_grad(plan: Plan, x: Strides, y: Strides, start: int, w: Strides) -> Plan:
     """Plan of dw, which begins at element `start`; strides count elements of x, dy and dw."""
     g, dtype = plan.geometry, plan.dtype
-    b = block_weight_grad(g, dtype, plan.axes, whole=w[2:] == (TAPS, 1) and not plan.accumulate)
+    threads: int = config.NUMBA_NUM_THREADS
+    b = block_weight_grad(g, dtype, plan.axes, threads, w[2:] == (TAPS, 1) and not plan.accumulate)
     values = direct_grad.arguments_of(g, x, y, start, w, plan.accumulate)
     launches = weight_grad.launches(g, values, b)
     scratch = max(b.scratch, direct_grad.stage_elements(TAPS**2, tiling.lanes(dtype.itemsize)))
