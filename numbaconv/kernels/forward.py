@@ -58,8 +58,8 @@ class Blocking:
     flat: bool
     #: Channels of the strip whose taps are copied to the panel at a time; 0 for no panel.
     group: int
-    #: Whether blocks of whole vectors read x where it lies, as a 1 x 1 kernel can.
-    x_in_place: bool
+    #: Elements of x among which blocks read whole vectors where they lie, as a 1 x 1 kernel can; 0 for none.
+    x_in_place: int
 
     def sums(self, p: Product) -> int:
         """Elements of sums: of one panel of filters where no other channels follow, of a block of filters else."""
@@ -185,7 +185,9 @@ def forward(scratch, arguments, worker):
             channels = min(KC, C - c)
             source = moved(x, (group * C + c) * x_c)
             step = group_size if group_size else max(channels, 1)
-            unpacked_x = x_in_place and width % lanes == 0
+            # The last vector reads into the next channel, which the last one of all does not have.
+            end_of_x = n * x_n + (group * C + c + channels - 1) * x_c + ow + (width + lanes - 1) // lanes * lanes
+            unpacked_x = end_of_x <= x_in_place
             for g in range(0, 0 if unpacked_x else channels, step):
                 here = min(step, channels - g)
                 done = 0

@@ -17,6 +17,8 @@ from .base import Plan, are_even, enough_work, even_blocks, pieces_of_output, ro
 COPY_COST, UNALIGNED = 8, 1.15
 # Filters from which on a block of NC_BYTES is large enough.
 MANY_FILTERS = 64
+# Products of a packed element, filters times taps, from which on packing it once more for other threads costs little.
+LEAST_PRODUCTS = 64
 # What a block costs besides its products, for each channel, in copies of a vector.
 STARTS = 40
 # What a vector costs more for each one that its register tile has less than others: 8 x 2 runs at 200 GF/s where 8 x 3
@@ -61,7 +63,8 @@ def _block_forward(p: Product, dtype: np.dtype, outputs: int) -> forward.Blockin
     pointwise = p.KH == p.KW == p.H == p.OH == 1 and p.stride == (1, 1) and p.offset == (0, 0)
     flat = pointwise and batch == 1 and p.OW == p.W
     few = _few_filters(p, dtype)
-    in_place = few and flat and p.x_strides[3] == 1
+    x_n, x_c, _, x_w = p.x_strides
+    in_place = few and flat and x_w == 1 and min(x_n, x_c) >= 0
     taps = max(1, p.KH * p.KW)
     reach = p.reach(0), p.reach(1)
     most = outputs // dtype.itemsize
@@ -88,18 +91,21 @@ def _block_forward(p: Product, dtype: np.dtype, outputs: int) -> forward.Blockin
         count = _pixels(images, rows, columns, reach) * batch
     strip_pitch = odd_lines(strip_elements(p, images, rows, columns, batch) + lanes, line)
     fitting = min(tiling.PANEL_BYTES // dtype.itemsize // largest, tiling.DEPTH // taps)
-    KC = even_blocks(p.C, min(fitting, PAGES) if few else fitting)
+    far = p.OH * p.OW * dtype.itemsize % FEW_SETS == 0
+    KC = even_blocks(p.C, min(fitting, PAGES // 2 if far else PAGES) if few else fitting)
     pitch = odd_lines(count, line)
     flat = flat and not in_place
     group = min(group, KC)
-    b = forward.Blocking(MC, KC, images, rows, columns, batch, strip_pitch, pitch, False, flat, group, in_place)
-    if not flat:
-        # What a block has packed is multiplied by as many filters as threads and their waiting sums allow. The copies
-        # of a 1 x 1 kernel are not worth it.
-        most, least = -(-p.F // MC), 1 if KC >= p.C else -(-p.F // (2 * tiling.MC))
-        pieces = p.groups * forward.blocks(p, b)
-        f_blocks = next((count for count in range(least, most) if are_even(pieces * count)), most)
-        b = replace(b, MC=round_up(-(-p.F // max(1, f_blocks)), tiling.MR))
+    x_in_place = (p.N - 1) * x_n + (p.groups * p.C - 1) * x_c + p.OW if in_place else 0
+    b = forward.Blocking(MC, KC, images, rows, columns, batch, strip_pitch, pitch, False, flat, group, x_in_place)
+    # What a block has packed is multiplied by as many filters as threads and their waiting sums allow. The copies of a
+    # 1 x 1 kernel are not worth it.
+    pieces, most = p.groups * forward.blocks(p, b), -(-p.F // MC)
+    least = most if flat else 1 if KC >= p.C else -(-p.F // (2 * tiling.MC))
+    f_blocks = next((count for count in range(least, most) if are_even(pieces * count)), most)
+    if pieces * f_blocks < pieces_of_output():
+        f_blocks = max(f_blocks, min(-(-pieces_of_output() // pieces), p.F * taps // LEAST_PRODUCTS))
+    b = replace(b, MC=round_up(-(-p.F // max(1, f_blocks)), tiling.MR))
     # Filters that lie nearer to each other than channels, as in the input gradient, are read together, ahead.
     return replace(b, packed=forward.blocks(p, b) > 2 or p.w_strides[1] < p.w_strides[2])
 
@@ -111,8 +117,7 @@ def _few_filters(p: Product, dtype: np.dtype) -> bool:
     """
     pixels, lanes = p.OH * p.OW, tiling.lanes(dtype.itemsize)
     one = p.KH == p.KW == 1 and p.stride == (1, 1) and p.offset == (0, 0) and (p.H, p.W) == (p.OH, p.OW)
-    near = p.C <= PAGES // 2 or pixels * dtype.itemsize % FEW_SETS != 0
-    return one and near and p.F <= FEW_FILTERS and pixels >= 4 * lanes
+    return one and p.F <= FEW_FILTERS and pixels >= lanes
 
 
 def strip_elements(p: Product, images: int, rows: int, columns: int, batch: int) -> int:
