@@ -4,7 +4,7 @@ dw[f, k] = sum over pixels of dy[f, pixel] * x[what tap k of the pixel reads], k
 fill no vector would leave most of its lanes empty, and have to be turned; rows of pixels are long, and lie together.
 
     for a share of the blocks of output pixels, and a group:       one piece of work
-        for a block of some rows of outputs:
+        for a block of some rows of outputs, and a block of CB channels:
             pack the rows of x that they look at                   strip [c][row][column], as in the forward pass
             for some filters:
                 pack their rows                                    panel [filter][row][column]
@@ -12,6 +12,8 @@ fill no vector would leave most of its lanes empty, and have to be turned; rows 
                     for a vector of pixels: tile += dy * x, lane by lane
                     sums of the share += the sum of the lanes of each vector of the tile
     add the shares                                                 in order, to dw
+
+A 1 x 1 kernel at stride 1 multiplies rows of x and dy where they lie.
 
 A share is a fixed part of the blocks, walked in order, and shares are added in order: the same bits for any number of
 threads.
@@ -24,7 +26,7 @@ from dataclasses import dataclass
 from . import tiling
 from .jit import helper
 from .launch import Address, Launch, NestKernel
-from .packing import clear, pack_strip, place_of_tap
+from .packing import clear, pack_strip, place_of_tap, write_run
 from .problem import Product
 from .simd import (
     claim,
@@ -42,18 +44,22 @@ from .weight_grad import add_up
 
 MR = tiling.MR
 VECTORS = tiling.VECTORS
-# Filters whose rows are packed at a time: tiles of MR and of VECTORS.
+# Filters whose rows are packed at a time, and what CB is a multiple of where there are more channels: tiles of MR and
+# of VECTORS.
 FILTERS = 24
+# Rows of sums whose shares are added as one piece of work.
+LINES = 16
 
 
 @dataclass(frozen=True)
 class Blocking:
     """Sizes of the nest: shares, and a block of outputs, each of `batch` images where the batch lies together.
 
-    `turned`: a tile has MR taps and VECTORS filters.
+    `turned`: a tile has MR taps and VECTORS filters. `in_place`: of x and dy, nothing is packed.
     """
 
     shares: int
+    CB: int
     images: int
     rows: int
     columns: int
@@ -62,24 +68,25 @@ class Blocking:
     strip_pitch: int
     panel_pitch: int
     turned: bool
+    in_place: bool
 
     def scratch(self, p: Product) -> int:
         """Elements of scratch of a worker: strip, panel, and where taps and filters begin in them."""
-        return p.C * self.strip_pitch + FILTERS * self.panel_pitch + 2 * _places(p)
+        packed = 0 if self.in_place else self.CB * self.strip_pitch + FILTERS * self.panel_pitch
+        return packed + 2 * (self.CB * p.KH * p.KW + FILTERS + 2 * MR)
 
     def line(self, p: Product) -> int:
         """Elements from one row of sums to the next."""
         return -(-(p.C * p.KH * p.KW if self.turned else p.F) // MR) * MR
 
+    def lines(self, p: Product) -> int:
+        """Rows of sums."""
+        return p.F if self.turned else p.C * p.KH * p.KW
+
     def sums(self, p: Product) -> int:
         """Elements of the sums of a share and group, those of whole tiles."""
-        rows = p.F if self.turned else p.C * p.KH * p.KW
         # What clears them may write a vector less one element more.
-        return -(-rows // VECTORS) * VECTORS * self.line(p) + tiling.lanes(4)
-
-
-def _places(p: Product) -> int:
-    return p.C * p.KH * p.KW + FILTERS + 2 * MR
+        return -(-self.lines(p) // VECTORS) * VECTORS * self.line(p) + tiling.lanes(4)
 
 
 def launches(p: Product, b: Blocking) -> list[Launch]:
@@ -87,18 +94,19 @@ def launches(p: Product, b: Blocking) -> list[Launch]:
     values = p.arguments() | {"dw": p.weight, "partial": Address("partial")}
     values |= {"shares": b.shares, "images": b.images, "rows": b.rows, "columns": b.columns, "batch": b.batch}
     values |= {"strip_pitch": b.strip_pitch, "panel_pitch": b.panel_pitch, "turned": b.turned}
+    values |= {"CB": b.CB, "in_place": b.in_place}
     values |= {"line": b.line(p), "sums_pitch": b.sums(p)}
     return [
         Launch(weight_grad_pixels, WEIGHT_GRAD_PIXELS, values, b.shares * p.groups),
-        Launch(add_pixel_shares, ADD_PIXEL_SHARES, values, p.groups),
+        Launch(add_pixel_shares, ADD_PIXEL_SHARES, values, p.groups * -(-b.lines(p) // LINES)),
     ]
 
 
 WEIGHT_GRAD_PIXELS = (
     "counter", "x", "x_n", "x_c", "x_h", "x_w", "H", "W", "y", "y_n", "y_f", "y_h", "y_w", "partial",
     "N", "OH", "OW", "groups", "C", "F", "KH", "KW", "stride_h", "stride_w", "offset_h", "offset_w",
-    "dilation_h", "dilation_w", "phases_h", "phases_w", "reach_h", "reach_w", "shares", "images", "rows", "columns",
-    "batch", "strip_pitch", "panel_pitch", "turned", "line", "sums_pitch", "scratch_size",
+    "dilation_h", "dilation_w", "phases_h", "phases_w", "reach_h", "reach_w", "shares", "CB", "images", "rows",
+    "columns", "batch", "strip_pitch", "panel_pitch", "turned", "in_place", "line", "sums_pitch", "scratch_size",
 )  # fmt: skip
 WEIGHT_GRAD_PIXELS_COUNT = len(WEIGHT_GRAD_PIXELS)
 
@@ -109,22 +117,22 @@ def weight_grad_pixels(scratch, arguments, worker):
     (
         _, x_address, x_n, x_c, x_h, x_w, H, W, dy_address, y_n, y_f, y_h, y_w, partial_address,
         N, OH, OW, groups, C, F, KH, KW, stride_h, stride_w, offset_h, offset_w,
-        dilation_h, dilation_w, phases_h, phases_w, reach_h, reach_w, shares, images, rows, columns,
-        batch, strip_pitch, panel_pitch, turned, line, sums_pitch, scratch_size,
+        dilation_h, dilation_w, phases_h, phases_w, reach_h, reach_w, shares, CB, images, rows, columns,
+        batch, strip_pitch, panel_pitch, turned, in_place, line, sums_pitch, scratch_size,
     ) = unpacked(arguments, WEIGHT_GRAD_PIXELS_COUNT)  # fmt: skip
     x, dy, partial = (
         pointer(x_address, scratch),
         pointer(dy_address, scratch),
         pointer(partial_address, scratch),
     )
-    lanes, K = lanes_of(scratch), C * KH * KW
-    panel = moved(scratch, worker * scratch_size)
-    strip = moved(panel, FILTERS * panel_pitch)
-    taps = integers(moved(strip, C * strip_pitch))
-    places = moved(taps, K + MR)
+    lanes, taps_of_channel = lanes_of(scratch), KH * KW
+    packed_panel = moved(scratch, worker * scratch_size)
+    packed_strip = moved(packed_panel, 0 if in_place else FILTERS * panel_pitch)
+    taps = integers(moved(packed_strip, 0 if in_place else CB * strip_pitch))
+    places = moved(taps, CB * taps_of_channel + MR)
     blocks_n, blocks_h = (N + images * batch - 1) // (images * batch), (OH + rows - 1) // rows
     blocks_w = (OW + columns - 1) // columns
-    blocks = blocks_n * blocks_h * blocks_w
+    blocks, c_blocks = blocks_n * blocks_h * blocks_w, (C + CB - 1) // CB
     while True:
         piece = claim(arguments)
         if piece >= shares * groups:
@@ -132,51 +140,64 @@ def weight_grad_pixels(scratch, arguments, worker):
         share, group = divmod(piece, groups)
         sums = moved(partial, piece * sums_pitch)
         clear(sums, sums_pitch - lanes)
-        for block in range(share * blocks // shares, (share + 1) * blocks // shares):
+        for step in range(share * blocks // shares * c_blocks, (share + 1) * blocks // shares * c_blocks):
+            block, c_block = divmod(step, c_blocks)
             rest, block_w = divmod(block, blocks_w)
             block_n, block_h = divmod(rest, blocks_h)
             n, oh, ow = block_n * images * batch, block_h * rows, block_w * columns
             depth = min(images, N - n) if batch == 1 else 1
             together = 1 if batch == 1 else min(batch, N - n)
             height, width = min(rows, OH - oh), min(columns, OW - ow)
-            strip_rows, strip_columns = height + reach_h, width + reach_w
-            pack_strip(
-                strip, strip_pitch, moved(x, n * x_n + group * C * x_c), x_n, x_c, x_h, x_w, H, W, C, phases_h,
-                phases_w, stride_h, stride_w, 0, 0, dilation_h, dilation_w, depth, strip_rows, strip_columns, together,
-                oh * stride_h + offset_h, ow * stride_w + offset_w,
-            )  # fmt: skip
-            plane = depth * strip_rows * strip_columns * together
+            c, channels = c_block * CB, min(CB, C - c_block * CB)
+            K = channels * taps_of_channel
+            strip, strip_image, strip_row = moved(x, n * x_n + (group * C + c) * x_c + oh * x_h + ow), x_n, x_h
+            plane = strip_columns = 0
+            if not in_place:
+                strip_rows, strip_columns = height + reach_h, width + reach_w
+                pack_strip(
+                    packed_strip, strip_pitch, moved(x, n * x_n + (group * C + c) * x_c), x_n, x_c, x_h, x_w, H, W,
+                    channels, phases_h, phases_w, stride_h, stride_w, 0, 0, dilation_h, dilation_w, depth, strip_rows,
+                    strip_columns, together, oh * stride_h + offset_h, ow * stride_w + offset_w,
+                )  # fmt: skip
+                plane = depth * strip_rows * strip_columns * together
+                strip, strip_row = packed_strip, strip_columns * together
+                strip_image = strip_rows * strip_row
             for k in range(K + MR):  # tiles go beyond the last tap, which is then summed again
-                c, tap = divmod(min(k, K - 1), KH * KW)
+                i, tap = divmod(min(k, K - 1), taps_of_channel)
                 kh, kw = divmod(tap, KW)
                 place = place_of_tap(
                     kh, kw, kh * dilation_h, kw * dilation_w, phases_h, phases_w, stride_h, stride_w, plane,
                     strip_columns, together,
                 )  # fmt: skip
-                store_integer(taps, k, c * strip_pitch + place)
+                store_integer(taps, k, i * (x_c if in_place else strip_pitch) + place)
             # Rows of the panel are whole vectors.
             panel_columns = (width + lanes - 1) // lanes * lanes if batch == 1 else width
             for f in range(0, F, FILTERS):
                 filters = min(FILTERS, F - f)
-                pack_strip(
-                    panel, panel_pitch, moved(dy, n * y_n + (group * F + f) * y_f), y_n, y_f, y_h, y_w, OH, ow + width,
-                    filters, 1, 1, 1, 1, 0, 0, 0, 0, depth, height, panel_columns, together, oh, ow,
-                )  # fmt: skip
+                of_dy = moved(dy, n * y_n + (group * F + f) * y_f)
+                panel, panel_image, panel_row = moved(of_dy, oh * y_h + ow), y_n, y_h
+                if not in_place:
+                    pack_strip(
+                        packed_panel, panel_pitch, of_dy, y_n, y_f, y_h, y_w, OH, ow + width, filters, 1, 1, 1, 1, 0, 0,
+                        0, 0, depth, height, panel_columns, together, oh, ow,
+                    )  # fmt: skip
+                    panel, panel_row = packed_panel, panel_columns * together
+                    panel_image = height * panel_row
                 for i in range(filters + MR):
-                    store_integer(places, i, min(i, filters - 1) * panel_pitch)
-                of_dy = panel_columns * together
-                of_x = strip_columns * together
+                    store_integer(places, i, min(i, filters - 1) * (y_f if in_place else panel_pitch))
                 for i in range(0, K if turned else filters, MR):
                     for j in range(0, filters if turned else K, VECTORS):
                         if turned:
                             multiply_pixels(
-                                depth, height, width * together, strip, moved(taps, i), strip_rows * of_x, of_x, panel,
-                                moved(places, j), height * of_dy, of_dy, moved(sums, (f + j) * line + i), line,
+                                depth, height, width * together, strip, moved(taps, i), strip_image, strip_row,
+                                panel, moved(places, j), panel_image, panel_row,
+                                moved(sums, (f + j) * line + c * taps_of_channel + i), line,
                             )  # fmt: skip
                         else:
                             multiply_pixels(
-                                depth, height, width * together, panel, moved(places, i), height * of_dy, of_dy, strip,
-                                moved(taps, j), strip_rows * of_x, of_x, moved(sums, j * line + f + i), line,
+                                depth, height, width * together, panel, moved(places, i), panel_image, panel_row,
+                                strip, moved(taps, j), strip_image, strip_row,
+                                moved(sums, (c * taps_of_channel + j) * line + f + i), line,
                             )  # fmt: skip
 
 
@@ -219,15 +240,24 @@ def add_pixel_shares(scratch, arguments, worker):
     stage = moved(scratch, worker * scratch_size)
     lanes, K = lanes_of(scratch), C * KH * KW
     lines, along = (F, K) if turned else (K, F)
+    # Sums of a filter, whose weights lie at one distance.
+    runs = turned and (KH * KW == 1 or (w_kw == 1 and w_kh == KW and w_channel == KH * KW))
+    blocks = (lines + LINES - 1) // LINES
     while True:
-        group = claim(arguments)
-        if group >= groups:
+        piece = claim(arguments)
+        if piece >= groups * blocks:
             return 0
-        for j in range(lines):
+        group, block = divmod(piece, blocks)
+        for j in range(block * LINES, min(lines, (block + 1) * LINES)):
             source = moved(partial, group * sums_pitch + j * line)
             for start in range(0, along, lanes):
                 count = min(lanes, along - start)
                 add_up(stage, moved(source, start), shares, groups * sums_pitch, count)
+                if runs:
+                    step = w_channel if KH * KW == 1 else 1
+                    out = moved(dw, group * w_group + j * w_row + start * step)
+                    write_run(out, step, stage, count, accumulate)
+                    continue
                 for i in range(count):
                     f, k = (j, start + i) if turned else (start + i, j)
                     c, tap = divmod(k, KH * KW)

@@ -132,11 +132,22 @@ def block_pixels(p: Product, dtype: np.dtype, axes: Axes) -> weight_grad_pixels.
     blocks = -(-p.N // (images * batch)) * -(-p.OH // rows) * -(-p.OW // columns)
     strip_pitch = odd_lines(strip_elements(p, images, rows, columns, batch) + lanes, line)
     panel_pitch = odd_lines(images * rows * row + lanes, line)
+    room = tiling.PANEL_BYTES // dtype.itemsize - weight_grad_pixels.FILTERS * panel_pitch
+    CB = p.C
+    if CB * strip_pitch > room:
+        CB = max(1, room // strip_pitch // weight_grad_pixels.FILTERS) * weight_grad_pixels.FILTERS
     taps = p.C * p.KH * p.KW
     turned = _whole_tiles(taps, p.F) < _whole_tiles(p.F, taps)
-    b = weight_grad_pixels.Blocking(1, images, rows, columns, batch, strip_pitch, panel_pitch, turned)
+    in_place = _lies_right(p, axes) and p.x_strides[3] == p.y_strides[3] == 1
+    b = weight_grad_pixels.Blocking(1, CB, images, rows, columns, batch, strip_pitch, panel_pitch, turned, in_place)
     size = p.groups * b.sums(p) * dtype.itemsize
     return replace(b, shares=shares_of_sums(p.N * p.OH * p.OW, blocks, p.groups, size))
+
+
+def _lies_right(p: Product, axes: Axes) -> bool:
+    """Whether vectors of pixels of x and dy are read where they lie in new arrays."""
+    same = p.KH == p.KW == 1 and p.stride == (1, 1) and p.offset == (0, 0) and (p.H, p.W) == (p.OH, p.OW)
+    return same and axes == LAYOUTS["NCHW"]
 
 
 def _whole_tiles(rows: int, columns: int) -> int:
@@ -161,7 +172,7 @@ def _cost_of_pixels(p: Product, b: weight_grad_pixels.Blocking, axes: Axes, lane
     row = b.columns * b.batch
     taps = p.C * p.KH * p.KW
     tiles = min(_whole_tiles(taps, p.F), _whole_tiles(p.F, taps)) * round_up(row, lanes) / row
-    packing = TURNING if axes == LAYOUTS["NHWC"] else COPYING
+    packing = TURNING if axes == LAYOUTS["NHWC"] else 0 if _lies_right(p, axes) else COPYING
     return (BY_PIXELS * tiles + packing * (p.F + p.C * p.stride[0] * p.stride[1])) / lanes
 
 
