@@ -154,7 +154,9 @@ def channels_last(scratch, arguments, worker):
         clear(stage, vectors * lanes)
         for i in range(filters if bias_address != 0 else 0):
             store(stage, i, load(bias, (first + i) * bias_f))
-        writable = y_f == 1 and filters % lanes == 0 and not accumulate
+        # The last vector of a pixel may reach into the first one of the next pixel, which is written after it.
+        reaches = filters % lanes != 0
+        writable = y_f == 1 and not accumulate and (not reaches or (filters == y_w and taps * C <= KC))
         if flat:
             n, oh, ow, depth_n, height = 0, 0, 0, 1, 1
             here = block * columns
@@ -199,10 +201,21 @@ def channels_last(scratch, arguments, worker):
                     image, h = divmod(i, height)
                     total = moved(out, image * y_n + h * y_h) if whole else moved(sums, i * width * pitch)
                     pixel = source if in_place else moved(strip, (image * strip_rows + h * stride_h) * line)
+                    copied = MR if whole and reaches else 0  # the last pixels have no next ones
                     multiply_pixels(
-                        width, whole or in_place, vectors, taps * C, KC, KW * C, pixel, pixel_step,
-                        dilation_h * line, step, b, b_block, total, y_w if whole else pitch, start, stage,
+                        (width - 1) // MR * MR if copied else width, whole or in_place, vectors, taps * C, KC, KW * C,
+                        pixel, pixel_step, dilation_h * line, step, b, b_block, total, y_w if whole else pitch, start,
+                        stage,
                     )  # fmt: skip
+                    if copied:
+                        multiply_pixels(
+                            MR, True, vectors, taps * C, KC, KW * C, moved(pixel, (width - MR) * pixel_step),
+                            pixel_step, dilation_h * line, step, b, b_block, sums, pitch, start, stage,
+                        )  # fmt: skip
+                        unpack_pixels(
+                            sums, pitch, 0, MR, moved(total, (width - MR) * y_w), y_n, y_f, y_h, y_w, 1, 1, MR, filters,
+                            False,
+                        )  # fmt: skip
                 continue
             stretch = KW // apart * channels
             for a in range(phases_h):

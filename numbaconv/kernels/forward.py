@@ -187,7 +187,7 @@ def forward(scratch, arguments, worker):
             step = group_size if group_size else max(channels, 1)
             # The last vector reads into the next channel, which the last one of all does not have.
             end_of_x = n * x_n + (group * C + c + channels - 1) * x_c + ow + (width + lanes - 1) // lanes * lanes
-            unpacked_x = end_of_x <= x_in_place
+            unpacked_x = 0 < x_in_place and end_of_x <= x_in_place
             for g in range(0, 0 if unpacked_x else channels, step):
                 here = min(step, channels - g)
                 done = 0

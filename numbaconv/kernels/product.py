@@ -54,12 +54,17 @@ tail_2 = make_micro_kernel(4, 2) if VECTORS > 2 else tail_wide
 
 @helper
 def product(rows, vectors, depth, width, a, a_row, a_block, a_step, b, b_block, c, c_row, c_block, mode, bias):
-    """c[:rows, :vectors * lanes] the product, as `mode` has it; c and a have room for :func:`rows_read`."""
+    """c[:rows, :vectors * lanes] the product, as `mode` has it; c and a have room for :func:`rows_read`.
+
+    From the last vectors to the first, and in each from the first row to the last: the last vector of a row may reach
+    into the next row, whose first one is written after it.
+    """
     lanes = lanes_of(c)
-    i = 0
-    while i < vectors:  # b of a tile stays in L1
-        left = vectors - i
-        step = VECTORS if left >= VECTORS else min(left, 2)
+    i = vectors
+    while i > 0:  # b of a tile stays in L1
+        left = i % VECTORS
+        step = VECTORS if left == 0 else 2 - left % 2
+        i -= step
         right, start = moved(b, i * b_block), moved(bias, i * lanes)
         for r in range(0, rows, MR):
             top = moved(a, r * a_row)
@@ -78,7 +83,6 @@ def product(rows, vectors, depth, width, a, a_row, a_block, a_step, b, b_block, 
                 tail_2(*tile)
             else:
                 tail_1(*tile)
-        i += step
 
 
 @helper
