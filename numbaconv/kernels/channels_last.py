@@ -154,9 +154,10 @@ def channels_last(scratch, arguments, worker):
         clear(stage, vectors * lanes)
         for i in range(filters if bias_address != 0 else 0):
             store(stage, i, load(bias, (first + i) * bias_f))
-        # The last vector of a pixel may reach into the first one of the next pixel, which is written after it.
+        # The last vector of a pixel may reach into the next pixel, and no further, which is written after it.
         reaches = filters % lanes != 0
-        writable = y_f == 1 and not accumulate and (not reaches or (filters == y_w and taps * C <= KC))
+        alone = filters == y_w and vectors * lanes <= 2 * filters and taps * C <= KC
+        writable = y_f == 1 and not accumulate and (not reaches or alone)
         if flat:
             n, oh, ow, depth_n, height = 0, 0, 0, 1, 1
             here = block * columns

@@ -53,9 +53,10 @@ LINES = 16
 
 @dataclass(frozen=True)
 class Blocking:
-    """Sizes of the nest: shares, and a block of outputs, each of `batch` images where the batch lies together.
+    """Sizes of the nest: shares, CB channels, and a block of outputs, each of `batch` images where those lie together.
 
-    `turned`: a tile has MR taps and VECTORS filters. `in_place`: of x and dy, nothing is packed.
+    `turned`: a tile has MR taps and VECTORS filters. `joined`: the rows of a block are one, as a 1 x 1 kernel sees
+    them. `in_place`: neither x nor dy is packed.
     """
 
     shares: int
@@ -68,6 +69,7 @@ class Blocking:
     strip_pitch: int
     panel_pitch: int
     turned: bool
+    joined: bool
     in_place: bool
 
     def scratch(self, p: Product) -> int:
@@ -94,7 +96,7 @@ def launches(p: Product, b: Blocking) -> list[Launch]:
     values = p.arguments() | {"dw": p.weight, "partial": Address("partial")}
     values |= {"shares": b.shares, "images": b.images, "rows": b.rows, "columns": b.columns, "batch": b.batch}
     values |= {"strip_pitch": b.strip_pitch, "panel_pitch": b.panel_pitch, "turned": b.turned}
-    values |= {"CB": b.CB, "in_place": b.in_place}
+    values |= {"CB": b.CB, "joined": b.joined, "in_place": b.in_place}
     values |= {"line": b.line(p), "sums_pitch": b.sums(p)}
     return [
         Launch(weight_grad_pixels, WEIGHT_GRAD_PIXELS, values, b.shares * p.groups),
@@ -106,7 +108,8 @@ WEIGHT_GRAD_PIXELS = (
     "counter", "x", "x_n", "x_c", "x_h", "x_w", "H", "W", "y", "y_n", "y_f", "y_h", "y_w", "partial",
     "N", "OH", "OW", "groups", "C", "F", "KH", "KW", "stride_h", "stride_w", "offset_h", "offset_w",
     "dilation_h", "dilation_w", "phases_h", "phases_w", "reach_h", "reach_w", "shares", "CB", "images", "rows",
-    "columns", "batch", "strip_pitch", "panel_pitch", "turned", "in_place", "line", "sums_pitch", "scratch_size",
+    "columns", "batch", "strip_pitch", "panel_pitch", "turned", "joined", "in_place", "line", "sums_pitch",
+    "scratch_size",
 )  # fmt: skip
 WEIGHT_GRAD_PIXELS_COUNT = len(WEIGHT_GRAD_PIXELS)
 
@@ -118,7 +121,7 @@ def weight_grad_pixels(scratch, arguments, worker):
         _, x_address, x_n, x_c, x_h, x_w, H, W, dy_address, y_n, y_f, y_h, y_w, partial_address,
         N, OH, OW, groups, C, F, KH, KW, stride_h, stride_w, offset_h, offset_w,
         dilation_h, dilation_w, phases_h, phases_w, reach_h, reach_w, shares, CB, images, rows, columns,
-        batch, strip_pitch, panel_pitch, turned, in_place, line, sums_pitch, scratch_size,
+        batch, strip_pitch, panel_pitch, turned, joined, in_place, line, sums_pitch, scratch_size,
     ) = unpacked(arguments, WEIGHT_GRAD_PIXELS_COUNT)  # fmt: skip
     x, dy, partial = (
         pointer(x_address, scratch),
@@ -170,8 +173,9 @@ def weight_grad_pixels(scratch, arguments, worker):
                     strip_columns, together,
                 )  # fmt: skip
                 store_integer(taps, k, i * (x_c if in_place else strip_pitch) + place)
-            # Rows of the panel are whole vectors.
-            panel_columns = (width + lanes - 1) // lanes * lanes if batch == 1 else width
+            # Rows of the panel are whole vectors, or one run.
+            panel_columns = (width + lanes - 1) // lanes * lanes if batch == 1 and not joined else width
+            lines, run = (1, height * width) if joined else (height, width * together)
             for f in range(0, F, FILTERS):
                 filters = min(FILTERS, F - f)
                 of_dy = moved(dy, n * y_n + (group * F + f) * y_f)
@@ -189,13 +193,13 @@ def weight_grad_pixels(scratch, arguments, worker):
                     for j in range(0, filters if turned else K, VECTORS):
                         if turned:
                             multiply_pixels(
-                                depth, height, width * together, strip, moved(taps, i), strip_image, strip_row,
+                                depth, lines, run, strip, moved(taps, i), strip_image, strip_row,
                                 panel, moved(places, j), panel_image, panel_row,
                                 moved(sums, (f + j) * line + c * taps_of_channel + i), line,
                             )  # fmt: skip
                         else:
                             multiply_pixels(
-                                depth, height, width * together, panel, moved(places, i), panel_image, panel_row,
+                                depth, lines, run, panel, moved(places, i), panel_image, panel_row,
                                 strip, moved(taps, j), strip_image, strip_row,
                                 moved(sums, (c * taps_of_channel + j) * line + f + i), line,
                             )  # fmt: skip

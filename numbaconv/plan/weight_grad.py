@@ -124,7 +124,8 @@ def block_pixels(p: Product, dtype: np.dtype, axes: Axes) -> weight_grad_pixels.
     most = PIXEL_BYTES // dtype.itemsize
     batch = even_blocks(p.N, 4 * lanes) if axes == LAYOUTS["HWCN"] else 1
     columns = even_blocks(p.OW, most // batch)
-    row = round_up(columns, lanes) if batch == 1 else columns * batch
+    joined = axes == LAYOUTS["NCHW"] and _is_product(p)
+    row = columns * batch if joined or batch > 1 else round_up(columns, lanes)
     rows = even_blocks(p.OH, max(1, most // row)) if columns == p.OW else 1
     images = 1
     if rows == p.OH and columns == p.OW and batch == 1:
@@ -138,16 +139,17 @@ def block_pixels(p: Product, dtype: np.dtype, axes: Axes) -> weight_grad_pixels.
         CB = max(1, room // strip_pitch // weight_grad_pixels.FILTERS) * weight_grad_pixels.FILTERS
     taps = p.C * p.KH * p.KW
     turned = _whole_tiles(taps, p.F) < _whole_tiles(p.F, taps)
-    in_place = _lies_right(p, axes) and p.x_strides[3] == p.y_strides[3] == 1
-    b = weight_grad_pixels.Blocking(1, CB, images, rows, columns, batch, strip_pitch, panel_pitch, turned, in_place)
+    in_place = joined and all(s[3] == 1 and (s[2] == p.OW or rows == 1) for s in (p.x_strides, p.y_strides))
+    b = weight_grad_pixels.Blocking(
+        1, CB, images, rows, columns, batch, strip_pitch, panel_pitch, turned, joined, in_place
+    )
     size = p.groups * b.sums(p) * dtype.itemsize
     return replace(b, shares=shares_of_sums(p.N * p.OH * p.OW, blocks, p.groups, size))
 
 
-def _lies_right(p: Product, axes: Axes) -> bool:
-    """Whether vectors of pixels of x and dy are read where they lie in new arrays."""
-    same = p.KH == p.KW == 1 and p.stride == (1, 1) and p.offset == (0, 0) and (p.H, p.W) == (p.OH, p.OW)
-    return same and axes == LAYOUTS["NCHW"]
+def _is_product(p: Product | Geometry) -> bool:
+    """Whether a 1 x 1 kernel sees each pixel once, and no padding."""
+    return p.KH == p.KW == 1 and p.stride == (1, 1) and (p.H, p.W) == (p.OH, p.OW)
 
 
 def _whole_tiles(rows: int, columns: int) -> int:
@@ -157,7 +159,7 @@ def _whole_tiles(rows: int, columns: int) -> int:
 
 def _pixels_pay(p: Product, b: weight_grad_pixels.Blocking, g: Geometry, dtype: np.dtype, axes: Axes) -> bool:
     """Whether pixels in the vector are expected to be faster: for new arrays, as other ones have to get their bits."""
-    if b.scratch(p) * dtype.itemsize > tiling.PANEL_BYTES:
+    if replace(b, in_place=False).scratch(p) * dtype.itemsize > tiling.PANEL_BYTES:
         return False
     if winograd.supports((g.KH, g.KW), g.stride, g.dilation) and g.N * g.OH * g.OW < LEAST_PIXELS:
         return False
@@ -169,10 +171,10 @@ def _pixels_pay(p: Product, b: weight_grad_pixels.Blocking, g: Geometry, dtype: 
 
 def _cost_of_pixels(p: Product, b: weight_grad_pixels.Blocking, axes: Axes, lanes: int) -> float:
     """Multiply-adds of vectors that an output of a group costs with pixels in the vector."""
-    row = b.columns * b.batch
+    row = b.columns * (b.rows if b.joined else b.batch)
     taps = p.C * p.KH * p.KW
     tiles = min(_whole_tiles(taps, p.F), _whole_tiles(p.F, taps)) * round_up(row, lanes) / row
-    packing = TURNING if axes == LAYOUTS["NHWC"] else 0 if _lies_right(p, axes) else COPYING
+    packing = TURNING if axes == LAYOUTS["NHWC"] else 0 if b.joined else COPYING
     return (BY_PIXELS * tiles + packing * (p.F + p.C * p.stride[0] * p.stride[1])) / lanes
 
 
@@ -197,8 +199,7 @@ def _cost_of_channels(g: Geometry, dtype: np.dtype, axes: Axes, lanes: int) -> f
 
 def _better_swapped(g: Geometry) -> bool:
     """Whether a 1 x 1 kernel has so many fewer filters that they are turned instead, and dw comes out transposed."""
-    pointwise = g.KH == g.KW == 1 and g.stride == (1, 1) and not any(g.padding)
-    return pointwise and g.N * g.OH * g.OW * (g.C - g.F) > TURNING_COST * g.C * g.F
+    return _is_product(g) and g.N * g.OH * g.OW * (g.C - g.F) > TURNING_COST * g.C * g.F
 
 
 def plan_weight_grad(plan: Plan, x: Strides, y: Strides, start: int, w: Strides) -> Plan:
@@ -208,14 +209,14 @@ def plan_weight_grad(plan: Plan, x: Strides, y: Strides, start: int, w: Strides)
     seen = _without_gaps(g)
     if seen is not g:
         x = (x[0], x[1], x[2] * g.stride[0] // seen.stride[0], x[3] * g.stride[1] // seen.stride[1])
-    pointwise = seen.KH == seen.KW == 1 and seen.stride == (1, 1) and not any(seen.padding)
-    if pointwise and (seen.H, seen.W) == (g.OH, g.OW) and all(a[2] == g.OW * a[3] for a in (x, y)):
-        plane = g.OH * g.OW  # a 1 x 1 kernel sees no rows
-        seen = replace(seen, H=1, W=plane, OH=1, OW=plane)
     p = forward_problem(seen, ("x", x), (Address("dw", start), w), ("dy", y), None, plan.accumulate)
     by_pixels = block_pixels(p, dtype, plan.axes)
-    if _pixels_pay(p, by_pixels, seen, dtype, plan.axes):
+    # A 1 x 1 kernel sees no rows.
+    flat = replace(seen, H=1, W=g.OH * g.OW, OH=1, OW=g.OH * g.OW) if _is_product(seen) else seen
+    if _pixels_pay(p, by_pixels, flat, dtype, plan.axes):
         return _with_pixels(plan, p, by_pixels)
+    if all(a[2] == g.OW * a[3] for a in (x, y)):
+        seen = flat
     names, filters, channels = plan.arrays, "filters", "channels"
     if seen.groups == 1 and _better_swapped(seen) and 0 < x[3] <= 2:
         # In groups each would be transposed by itself, which the strides of dw do not say.
