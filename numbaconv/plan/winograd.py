@@ -55,7 +55,7 @@ def forward_variant(C: int, H: int, W: int, OH: int, OW: int) -> int:
     Where padding is half of what the taps meet, sums of any length have more than 3 times direct's rounding on 4 x 4
     outputs: a tile computes with all its positions, and fewer products come out.
     """
-    inside = min(1.0, H * W / (OH * OW))
+    inside = min(1.0, H / OH) * min(1.0, W / OW)
     if inside <= 0.5:
         return 2
     return variant(C * inside, OH, OW, 16 if min(OH, OW) > 4 else 32)
