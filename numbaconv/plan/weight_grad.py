@@ -23,10 +23,10 @@ from .base import (
     round_up,
     shares_of_sums,
 )
-from .direct import odd_lines, register_tile, strip_elements
+from .direct import UNALIGNED, odd_lines, register_tile, strip_elements
 
 # Multiply-adds that cost as much as copying a vector of the taps of a pixel beside the others.
-GATHERING_COST = 4
+GATHERING_COST = 6
 # Outputs that are turned in the time that a partial sum takes to memory and back; filters that a turned x is worth;
 # outputs that a sum is worth, where more of them would have to be packed.
 TURNING_COST, LEAST_FILTERS, LEAST_RUN = 4, 64, 128
@@ -34,14 +34,14 @@ TURNING_COST, LEAST_FILTERS, LEAST_RUN = 4, 64, 128
 FAR_BYTES = 1024
 # Outputs of a filter in a block with pixels in the vector: a tile's rows are then 32 KiB, their sums 7% of the time.
 PIXEL_BYTES = 4096
-# Multiply-adds of vectors that cost as much as copying a vector into a strip, as turning one, and as one with pixels
-# in the vector, whose tile loads 11 vectors for 24 of them.
-COPYING, TURNING, BY_PIXELS = 4, 10, 1.25
+# Multiply-adds of vectors that cost as much as copying a vector into a strip, as turning one, as sorting one by columns
+# of a stride, and as one with pixels in the vector, whose tile loads 11 vectors for 24 of them.
+COPYING, TURNING, SORTING, BY_PIXELS = 4, 10, 20, 1.2
 # Pixels from which the bound of Winograd's rounding, 3 times direct's, has room for sums in lanes: of 256, direct
 # would have a third of Winograd's rounding, of more pixels 0.4 to 0.5.
 LEAST_PIXELS = 1024
 # Both costs are estimates: what they say has to be clear.
-CLEARLY = 0.9
+CLEARLY = 0.95
 
 
 def block_weight_grad(
@@ -174,8 +174,11 @@ def _cost_of_pixels(p: Product, b: weight_grad_pixels.Blocking, axes: Axes, lane
     row = b.columns * (b.rows if b.joined else b.batch)
     taps = p.C * p.KH * p.KW
     tiles = min(_whole_tiles(taps, p.F), _whole_tiles(p.F, taps)) * round_up(row, lanes) / row
-    packing = TURNING if axes == LAYOUTS["NHWC"] else 0 if b.joined else COPYING
-    return (BY_PIXELS * tiles + packing * (p.F + p.C * p.stride[0] * p.stride[1])) / lanes
+    if b.joined and p.OH * p.OW % lanes:
+        tiles *= UNALIGNED
+    of_y = TURNING if axes == LAYOUTS["NHWC"] else 0 if b.joined else COPYING
+    of_x = SORTING if p.stride[1] > 1 and axes == LAYOUTS["NCHW"] else of_y
+    return (BY_PIXELS * tiles + of_y * p.F + of_x * p.C * p.stride[0] * p.stride[1]) / lanes
 
 
 def _cost_of_channels(g: Geometry, dtype: np.dtype, axes: Axes, lanes: int) -> float:
