@@ -34,9 +34,11 @@ TURNING_COST, LEAST_FILTERS, LEAST_RUN = 4, 64, 128
 FAR_BYTES = 1024
 # Outputs of a filter in a block with pixels in the vector: a tile's rows are then 32 KiB, their sums 7% of the time.
 PIXEL_BYTES = 4096
-# Multiply-adds of vectors that cost as much as copying a vector into a strip, as turning one, as sorting one by columns
-# of a stride, and as one with pixels in the vector, whose tile loads 11 vectors for 24 of them.
-COPYING, TURNING, SORTING, BY_PIXELS = 4, 10, 20, 1.2
+# Multiply-adds of vectors that cost as much as copying a vector into a strip, as turning one, and as one with pixels in
+# the vector, whose tile loads 11 vectors for 24 of them. Sorting one by columns of a stride costs more, in NHWC twice
+# as much.
+COPYING, TURNING, BY_PIXELS = 4, 10, 1.2
+SORTING = 20
 # Pixels from which the bound of Winograd's rounding, 3 times direct's, has room for sums in lanes: of 256, direct
 # would have a third of Winograd's rounding, of more pixels 0.4 to 0.5.
 LEAST_PIXELS = 1024
@@ -177,7 +179,9 @@ def _cost_of_pixels(p: Product, b: weight_grad_pixels.Blocking, axes: Axes, lane
     if b.joined and p.OH * p.OW % lanes:
         tiles *= UNALIGNED
     of_y = TURNING if axes == LAYOUTS["NHWC"] else 0 if b.joined else COPYING
-    of_x = SORTING if p.stride[1] > 1 and axes == LAYOUTS["NCHW"] else of_y
+    of_x = of_y
+    if p.stride[1] > 1 and axes != LAYOUTS["HWCN"]:
+        of_x = 2 * SORTING if axes == LAYOUTS["NHWC"] and p.C > 1 else SORTING
     return (BY_PIXELS * tiles + of_y * p.F + of_x * p.C * p.stride[0] * p.stride[1]) / lanes
 
 
