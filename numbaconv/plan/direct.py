@@ -69,7 +69,7 @@ def _block_forward(p: Product, dtype: np.dtype, outputs: int) -> forward.Blockin
     reach = p.reach(0), p.reach(1)
     most = outputs // dtype.itemsize
     # The channels of a block decide the order of a sum, which depends on the shape of an image alone: found for a
-    # batch without end and for both ways of walking it, whose blocks are as large as any.
+    # batch without end, whose blocks are as large as any. Where the batch lies together, they are cut until they fit.
     endless = replace(p, N=1 << 20)
     group = 0
     if flat:
@@ -82,17 +82,22 @@ def _block_forward(p: Product, dtype: np.dtype, outputs: int) -> forward.Blockin
         # What packing a vector costs in vectors of products.
         copy = COPY_COST / (taps * MC)
         in_strip, in_panel = (_output_block(endless, r, 1, shares, most, lanes, copy) for r in (reach, (0, 0)))
-        many = _output_block(endless, reach, 4 * lanes, shares, most, lanes, copy)
-        largest = odd_lines(max(strip_elements(p, *in_strip, 1), strip_elements(p, *many, 4 * lanes)) + lanes, line)
-        if taps > 1 and batch == 1 and _panel_pays(MC, in_strip, in_panel, reach, lanes):
-            group, reach = lanes, (0, 0)
+        largest = odd_lines(strip_elements(p, *in_strip, 1) + lanes, line)
+        if taps > 1 and _panel_pays(MC, in_strip, in_panel, reach, lanes):
             largest = taps * odd_lines(most, line)
+            if batch == 1:
+                group, reach = lanes, (0, 0)
         images, rows, columns = _output_block(p, reach, batch, shares, most, lanes, copy)
-        count = _pixels(images, rows, columns, reach) * batch
-    strip_pitch = odd_lines(strip_elements(p, images, rows, columns, batch) + lanes, line)
-    fitting = min(tiling.PANEL_BYTES // dtype.itemsize // largest, tiling.DEPTH // taps)
+    room = tiling.PANEL_BYTES // dtype.itemsize
+    fitting = min(room // largest, tiling.DEPTH // taps)
     far = p.OH * p.OW * dtype.itemsize % FEW_SETS == 0
     KC = even_blocks(p.C, min(fitting, PAGES // 2 if far else PAGES) if few else fitting)
+    while batch > 1 and most > batch and KC * (strip_elements(p, images, rows, columns, batch) + lanes) > room:
+        most = most // 2
+        images, rows, columns = _output_block(p, reach, batch, shares, most, lanes, copy)
+    if not flat:
+        count = _pixels(images, rows, columns, reach) * batch
+    strip_pitch = odd_lines(strip_elements(p, images, rows, columns, batch) + lanes, line)
     pitch = odd_lines(count, line)
     flat = flat and not in_place
     group = min(group, KC)
