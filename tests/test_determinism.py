@@ -119,7 +119,7 @@ print(numba.get_num_threads(), digest.hexdigest())
 @pytest.mark.slow
 def test_processes_with_different_numbers_of_threads():
     """More threads than results, than images, and than cores."""
-    lines = [run_python(DIGESTS, NUMBA_NUM_THREADS=str(count)).split() for count in (1, 2, 3, 7)]
+    lines = [run_python(DIGESTS, NUMBA_NUM_THREADS=str(count)).split() for count in (1, 2, 3, 7, 16)]
     assert [int(count) for count, _ in lines] == [1, 2, 3, 7]
     assert len({digest for _, digest in lines}) == 1
 

@@ -201,7 +201,7 @@ def test_inner_loop_is_packed_multiply_adds_without_spills():
 
 @pytest.mark.slow
 def test_same_bits_in_processes_of_any_number_of_threads():
-    """NUMBA_NUM_THREADS of 1, 2, 3 and 7, all passes, shapes that are cut into many pieces."""
+    """NUMBA_NUM_THREADS of 1, 2, 3, 7 and 16, all passes, shapes that are cut into many pieces."""
     code = """
 import hashlib
 import numpy as np
@@ -221,7 +221,7 @@ for C, F, H, K, s, g in problems:
         digest.update(result.tobytes())
 print(digest.hexdigest())
 """
-    digests = {run_python(code, NUMBA_NUM_THREADS=str(threads)).strip() for threads in (1, 2, 3, 7)}
+    digests = {run_python(code, NUMBA_NUM_THREADS=str(threads)).strip() for threads in (1, 2, 3, 7, 16)}
     assert len(digests) == 1
 
 
