@@ -103,6 +103,10 @@ TAILS = (
     *(Case(f"tail_c{C}", 1, C, 6, 7, 5, 3, 3, padding=1) for C in (1, 2, 4, 7, 8, 9, 15, 16, 17)),
     *(Case(f"tail_n{N}", N, 3, 4, 5, 4, 3, 3, padding=1) for N in (1, 7, 8, 9, 16, 17)),
     *(Case(f"tail_1x1_pixels{W}", 1, 5, 1, W, 7, 1, 1) for W in (1, 15, 16, 17)),
+    *(
+        Case(f"tail_groups_of_{G}", 2, 5 * G + 20, 5, 9, 5 * G + 20, 3, 3, padding=1, groups=5 + 20 // G)
+        for G in (2, 4)
+    ),
     *(Case(f"tail_1x1_f{F}", 2, 20, 4, 7, F, 1, 1) for F in (3, 5, 9, 15, 19, 37)),
 )
 

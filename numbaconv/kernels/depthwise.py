@@ -34,6 +34,8 @@ from .simd import (
     store_integer,
     unpacked,
     vector_load,
+    vector_store,
+    vector_turned,
     vector_zero,
 )
 from .tiles import tile_add_tap, tile_of, tile_store
@@ -60,6 +62,37 @@ def pack_taps(taps, weight, w_c, w_kh, w_kw, KH, KW, channels):
         for kw in range(KW):
             for c in range(channels):
                 store(taps, (kh * KW + kw) * lanes + c, load(weight, c * w_c + kh * w_kh + kw * w_kw))
+
+
+@helper
+def pack_group_taps(taps, weight, w_group, w_out, w_in, w_kh, w_kw, group, KH, KW, channels):
+    """Taps of groups of `group` channels and as many filters, a power of two that lanes are a multiple of.
+
+    taps[((j * KH + kh) * KW + kw) * lanes + i] = what filter i of these has for channel (i + j) % group of its group:
+    the products of tap j of all filters are those of a vector whose channels are turned by j within each group.
+    """
+    lanes = lanes_of(taps)
+    for i in range(channels):
+        q, r = divmod(i, group)
+        for j in range(group):
+            source = moved(weight, q * w_group + r * w_out + (r + j) % group * w_in)
+            out = moved(taps, j * KH * KW * lanes + i)
+            for kh in range(KH):
+                for kw in range(KW):
+                    store(out, (kh * KW + kw) * lanes, load(source, kh * w_kh + kw * w_kw))
+
+
+@helper
+def turn_groups(strip, pitch, count, group):
+    """strip[j * pitch + i] = strip[i // group * group + (i + j) % group] for 0 < j < group, 2 or 4, and i < count."""
+    for i in range(0, count if group > 1 else 0, lanes_of(strip)):
+        value = vector_load(strip, i)
+        if group == 2:
+            vector_store(strip, pitch + i, vector_turned(value, 2, 1))
+        else:
+            vector_store(strip, pitch + i, vector_turned(value, 4, 1))
+            vector_store(strip, 2 * pitch + i, vector_turned(value, 4, 2))
+            vector_store(strip, 3 * pitch + i, vector_turned(value, 4, 3))
 
 
 @helper
@@ -125,8 +158,8 @@ def row_of_sums(out, out_step, count, line, step, taps, places, tap_count, bias)
 SHAPE = (
     "counter", "x", "x_n", "x_c", "x_h", "x_w", "y", "y_n", "y_c", "y_h", "y_w", "weight", "w_c", "w_kh", "w_kw",
     "N", "C", "H", "W", "OH", "OW", "KH", "KW", "stride_h", "stride_w", "dilation_h", "dilation_w", "top", "left",
-    "bias", "bias_c", "partial", "shares", "parts", "rows", "together", "strip_size", "in_turn", "accumulate",
-    "scratch_size",
+    "bias", "bias_c", "partial", "shares", "parts", "rows", "together", "strip_size", "in_turn", "group",
+    "w_out", "w_in", "accumulate", "scratch_size",
 )  # fmt: skip
 SHAPE_COUNT = len(SHAPE)
 
@@ -136,45 +169,55 @@ def depthwise_forward(scratch, arguments, worker):
     """Pieces: image, block of channels, block of `rows` rows of y.
 
     Outputs of channels-last arrays whose taps are all in x are computed in place, and the others, on up to four sides
-    of them, from a strip with the padding.
+    of them, from a strip with the padding. Groups of a few channels each, as :func:`pack_group_taps` has them, from as
+    many strips.
     """
     (
         _, x_address, x_n, x_c, x_h, x_w, y_address, y_n, y_c, y_h, y_w, weight_address, w_c, w_kh, w_kw,
         N, C, H, W, OH, OW, KH, KW, stride_h, stride_w, dilation_h, dilation_w, top, left,
-        bias_address, bias_c, _, _, _, rows, together, strip_size, in_turn, accumulate, scratch_size,
+        bias_address, bias_c, _, _, _, rows, together, strip_size, in_turn, group, w_out, w_in, accumulate,
+        scratch_size,
     ) = unpacked(arguments, SHAPE_COUNT)  # fmt: skip
     x, y = pointer(x_address, scratch), pointer(y_address, scratch)
     weight, bias = pointer(weight_address, scratch), pointer(bias_address, scratch)
     lanes = lanes_of(scratch)
     places = integers(moved(scratch, worker * scratch_size))
-    taps = moved(scratch, worker * scratch_size + place_elements(KH * KW, lanes))
-    strip = moved(taps, (KH * KW + 1) * together)
+    tap_count = group * KH * KW
+    taps = moved(scratch, worker * scratch_size + place_elements(tap_count, lanes))
+    strip = moved(taps, (tap_count + 1) * together)
     # What whole vectors have of channels and pixels that there are none of is 0: old memory may hold subnormal numbers,
     # which are slow.
-    clear(taps, (KH * KW + 1) * together + (strip_size if C % together != 0 else 0))
-    sums = moved(strip, strip_size)
+    clear(taps, (tap_count + 1) * together + (strip_size if C % together != 0 else 0))
+    sums = moved(strip, group * strip_size)
     c_blocks, row_blocks = (C + together - 1) // together, (OH + rows - 1) // rows
     reach_h, reach_w = (KH - 1) * dilation_h + 1, (KW - 1) * dilation_w + 1
     piece = last_piece = 0
+    packed = -1
     while True:
         piece, last_piece = next_piece(arguments, piece, last_piece, in_turn)
         if piece >= N * c_blocks * row_blocks:
             return 0
         rest, c_block = divmod(piece, c_blocks)  # channels last: what one leaves of a cache page, the next one takes
+        if group > 1:  # whose taps take long to pack
+            c_block, rest = divmod(piece, N * row_blocks)
         n, row_block = divmod(rest, row_blocks)
         c, oh = c_block * together, row_block * rows
         channels, height = min(together, C - c), min(rows, OH - oh)
-        for first in range(0, channels, lanes):
+        for first in range(0, channels if c != packed else 0, lanes):
             here = min(lanes, channels - first)
-            vectors = moved(taps, first * (KH * KW + 1))
-            pack_taps(vectors, moved(weight, (c + first) * w_c), w_c, w_kh, w_kw, KH, KW, here)
+            vectors, filters = moved(taps, first * (tap_count + 1)), moved(weight, (c + first) // group * w_c)
+            if group > 1:
+                pack_group_taps(vectors, filters, w_c, w_out, w_in, w_kh, w_kw, group, KH, KW, here)
+            else:
+                pack_taps(vectors, filters, w_c, w_kh, w_kw, KH, KW, here)
             for i in range(here if bias_address != 0 else 0):
-                store(vectors, KH * KW * lanes + i, load(bias, (c + first + i) * bias_c))
+                store(vectors, tap_count * lanes + i, load(bias, (c + first + i) * bias_c))
+        packed = c
         source, out = moved(x, n * x_n + c * x_c), moved(y, n * y_n + c * y_c + oh * y_h)
         top_row, left_column = oh * stride_h - top, -left
         # Rows from above to below and columns from first to last need no padding.
         above, below, first, last = height, height, 0, 0
-        if x_c == 1 and y_c == 1 and channels % lanes == 0 and not accumulate:
+        if x_c == 1 and y_c == 1 and channels % lanes == 0 and group == 1 and not accumulate:
             above, below = inside(top_row, stride_h, H - reach_h + 1, height)
             first, last = inside(left_column, stride_w, W - reach_w + 1, OW)
             if last - first < 4:
@@ -208,13 +251,19 @@ def depthwise_forward(scratch, arguments, worker):
                 line_of_out, pixel_of_out = pixel_of_out, line_of_out
                 line_step, pixel_step = pixel_step, line_step
             vertical, horizontal = (0, 1, KH, dilation_h * columns), (0, 1, KW, dilation_w)
-            fill_places(places, vertical, horizontal, KW, lanes, together)
+            for j in range(group):
+                turn = moved(places, 2 * j * KH * KW)
+                fill_places(turn, vertical, horizontal, KW, lanes, together)
+                for t in range(KH * KW if j > 0 else 0):
+                    store_integer(turn, 2 * t, load_integer(turn, 2 * t) + j * strip_size)
+                    store_integer(turn, 2 * t + 1, load_integer(turn, 2 * t + 1) + j * KH * KW * lanes)
+            turn_groups(strip, strip_size, size + 3 * stride_w * together, group)
             for i in range(0, channels, lanes):
-                vectors = moved(taps, i * (KH * KW + 1))
+                vectors = moved(taps, i * (tap_count + 1))
                 for h in range(lines):
                     row_of_sums(
                         moved(sums, h * line_of_out + i), pixel_of_out, count, moved(strip, h * line_step + i),
-                        pixel_step, vectors, places, KH * KW, vector_load(vectors, KH * KW * lanes),
+                        pixel_step, vectors, places, tap_count, vector_load(vectors, tap_count * lanes),
                     )  # fmt: skip
             unpack_pixels(
                 sums, together, 0, u_end - u, moved(out, v * y_h + u * y_w), 0, y_c, y_h, y_w, 1, v_end - v, u_end - u,
@@ -285,7 +334,7 @@ def depthwise_input_grad(scratch, arguments, worker):
     (
         _, x_address, x_n, x_c, x_h, x_w, y_address, y_n, y_c, y_h, y_w, weight_address, w_c, w_kh, w_kw,
         N, C, H, W, OH, OW, KH, KW, stride_h, stride_w, dilation_h, dilation_w, top, left,
-        _, _, _, _, _, rows, together, strip_size, in_turn, accumulate, scratch_size,
+        _, _, _, _, _, rows, together, strip_size, in_turn, _, _, _, accumulate, scratch_size,
     ) = unpacked(arguments, SHAPE_COUNT)  # fmt: skip
     dx, dy, weight = (
         pointer(x_address, scratch),
@@ -359,7 +408,7 @@ def launch(
 ) -> Launch:
     """One of the launches above; `arrays` are those in the place of x and y, `bias` where it begins and its stride.
 
-    `blocking` has rows, together, strip_size, shares and in_turn by name.
+    `blocking` has rows, together, strip_size, shares, parts, in_turn, group, w_out and w_in by name.
     """
     values: dict[str, int | Address] = {"x": arrays[0], "y": arrays[1], "weight": weight}
     values |= dict(zip(("x_n", "x_c", "x_h", "x_w"), x, strict=True))

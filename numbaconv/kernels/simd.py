@@ -184,6 +184,18 @@ def vector_load_between(typingctx, p, offset, first, last):
     return vector(p, types.int64, types.int64, types.int64), generate
 
 
+@intrinsic(prefer_literal=True)
+def vector_turned(typingctx, v, group, by):
+    """u[i] = v[i // group * group + (i + by) % group], for a group that lanes are a multiple of"""
+
+    def generate(context, builder, signature, args):
+        size, step = group.literal_value, by.literal_value
+        picks = [i // size * size + (i + step) % size for i in range(v.lanes)]
+        return builder.shuffle_vector(args[0], args[0], ir.Constant(ir.VectorType(I32, v.lanes), picks))
+
+    return v(v, group, by), generate
+
+
 @intrinsic
 def vector_store(typingctx, p, offset, v):
     """p[offset + i] = v[i]"""

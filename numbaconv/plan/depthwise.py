@@ -27,15 +27,24 @@ TOGETHER_BYTES = 1024
 MOST_FILTERS = 4
 
 
+# Channels of a group that are turned in the vector.
+GROUPS = (2, 4)
+
+
 def fits(plan: Plan) -> bool:
     """Whether groups are of one channel and one filter, a few in NHWC, and enough of them to fill half a vector.
 
-    Not of a few in dx: it would be their sum, and one that is accumulated has to be one addition.
+    Not of a few in dx: it would be their sum, and one that is accumulated has to be one addition. Or small groups in
+    NHWC, in y and in dx at stride 1.
     """
-    g = plan.geometry
+    g, lanes = plan.geometry, tiling.lanes(plan.dtype.itemsize)
+    if plan.algorithm != "direct" or 2 * g.C < lanes:
+        return False
+    group = g.C // g.groups
+    if plan.axes == LAYOUTS["NHWC"] and g.C == g.F and group in GROUPS and lanes % group == 0:
+        return plan.name == "forward" or (plan.name == "input gradient" and g.stride == (1, 1))
     most = MOST_FILTERS if plan.axes == LAYOUTS["NHWC"] and plan.name != "input gradient" else 1
-    depthwise = g.C == g.groups and g.C <= g.F <= most * g.C and 2 * g.C >= tiling.lanes(plan.dtype.itemsize)
-    return depthwise and plan.algorithm == "direct"
+    return group == 1 and g.C <= g.F <= most * g.C
 
 
 def plan_pass(plan: Plan, x: Strides, y: Strides, start: int, w: Strides, bias: int | None) -> Plan | None:
@@ -47,7 +56,9 @@ def plan_pass(plan: Plan, x: Strides, y: Strides, start: int, w: Strides, bias: 
     # Filter m of each channel is every `filters`-th one: a problem of its own.
     filters = g.F // g.C
     step_of_y, step_of_w = y[1], w[0]
-    y, w = (y[0], filters * y[1], *y[2:]), (filters * w[0], *w[1:])
+    group = g.C // g.groups
+    w_out, w_in = w[:2] if plan.name == "forward" else (w[1], w[0])
+    y, w = (y[0], filters * y[1], *y[2:]), (filters * group * w[0], *w[1:])
     forward_like = plan.name != "input gradient" or g.stride == (1, 1)
     if plan.name == "input gradient" and forward_like:
         # The forward pass over dy with the turned kernel.
@@ -57,7 +68,7 @@ def plan_pass(plan: Plan, x: Strides, y: Strides, start: int, w: Strides, bias: 
     # follow from it, and the sums of dw from those.
     together = lanes
     if plan.axes == LAYOUTS["NHWC"]:
-        together = even_blocks(g.C, TOGETHER_BYTES // dtype.itemsize, lanes)
+        together = even_blocks(g.C, TOGETHER_BYTES // group // dtype.itemsize, lanes)
     # Columns and rows of the packed strip, and of the sums or of the packed dy, for a block of `rows` rows.
     if forward_like:
         columns, out_columns, most = (g.OW - 1) * g.stride[1] + (g.KW - 1) * g.dilation[1] + 1, g.OW, g.OH
@@ -70,10 +81,10 @@ def plan_pass(plan: Plan, x: Strides, y: Strides, start: int, w: Strides, bias: 
         return ((height + (g.KH - 1) * g.dilation[0] + 1) * columns + 4 * g.stride[1]) * together
 
     def taps() -> int:
-        return (g.KH * g.KW + 1) * together
+        return (group * g.KH * g.KW + 1) * together
 
     def size(rows: int) -> int:
-        return strip(rows) + (rows * out_columns + 4 * g.stride[1]) * together
+        return group * strip(rows) + (rows * out_columns + 4 * g.stride[1]) * together
 
     while together > lanes and (taps() + size(1)) * dtype.itemsize > tiling.PANEL_BYTES // 2:  # long rows
         together = round_up(together // 2, lanes)
@@ -102,16 +113,17 @@ def plan_pass(plan: Plan, x: Strides, y: Strides, start: int, w: Strides, bias: 
         weight = Address("dw" if shares else "weight", start + m * step_of_w)
         biases = None if bias is None else (Address("bias", m * bias), filters * bias)
         blocking = {"rows": rows, "together": together, "strip_size": strip(rows), "in_turn": in_turn}
-        blocking |= {"shares": shares, "parts": parts}
+        blocking |= {"shares": shares, "parts": parts, "group": group, "w_out": w_out, "w_in": w_in}
         launches += [
             depthwise.launch(kernel, count, g, arrays, x, y, weight, w, biases, blocking, plan.accumulate)
             for kernel, count in kernels
         ]
-    scratch = depthwise.place_elements.py_func(g.KH * g.KW + depthwise_weight_grad.TAPS, lanes)
+    scratch = depthwise.place_elements.py_func(group * g.KH * g.KW + depthwise_weight_grad.TAPS, lanes)
     scratch += max(taps(), depthwise_weight_grad.TAPS * lanes) + size(rows)
     program = Program(launches, plan.arrays, buffers, scratch, dtype, enough_work(g, dtype, 8))
     blocks = {"channels": together, "rows": rows}
-    return replace(plan, reason=f"{plan.reason}; depthwise", program=program, blocks=blocks)
+    what = "depthwise" if group == 1 else "groups turned in the vector"
+    return replace(plan, reason=f"{plan.reason}; {what}", program=program, blocks=blocks)
 
 
 def _over_dy(g: Geometry) -> Geometry:
