@@ -5,7 +5,8 @@ share of the images and blocks of rows; shares are cut by shape alone and added 
 of threads.
 """
 
-from .depthwise import SHAPE_COUNT, depthwise_kernel, place_elements
+from .depthwise import SHAPE_COUNT, depthwise_kernel
+from .depthwise_taps import place_elements
 from .jit import helper, named
 from .launch import NestKernel
 from .packing import clear

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..geometry import LAYOUTS, Geometry
-from ..kernels import depthwise, depthwise_weight_grad, tiling
+from ..kernels import depthwise, depthwise_taps, depthwise_weight_grad, tiling
 from ..kernels.launch import Address, Program
 from .base import (
     Plan,
@@ -118,7 +118,7 @@ def plan_pass(plan: Plan, x: Strides, y: Strides, start: int, w: Strides, bias: 
             depthwise.launch(kernel, count, g, arrays, x, y, weight, w, biases, blocking, plan.accumulate)
             for kernel, count in kernels
         ]
-    scratch = depthwise.place_elements.py_func(group * g.KH * g.KW + depthwise_weight_grad.TAPS, lanes)
+    scratch = depthwise_taps.place_elements.py_func(group * g.KH * g.KW + depthwise_weight_grad.TAPS, lanes)
     scratch += max(taps(), depthwise_weight_grad.TAPS * lanes) + size(rows)
     program = Program(launches, plan.arrays, buffers, scratch, dtype, enough_work(g, dtype, 8))
     blocks = {"channels": together, "rows": rows}
