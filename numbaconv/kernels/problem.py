@@ -91,6 +91,12 @@ class Product:
         mixed = self.groups > 1 and self.x_strides[1] == 1
         return max(1, pieces // MOST_CLAIMS, min(self.groups, pieces // CLAIMS) if mixed else 1)
 
+    @property
+    def pointwise(self) -> bool:
+        """Whether a 1 x 1 kernel sees each pixel once, and no padding."""
+        same = self.stride == (1, 1) and self.offset == (0, 0) and (self.H, self.W) == (self.OH, self.OW)
+        return self.KH == self.KW == 1 and same
+
     def reach(self, axis: int) -> int:
         """Rows (axis 0) or columns (axis 1) of a strip beyond those of its outputs."""
         taps = (self.KH, self.KW)[axis]

@@ -148,11 +148,10 @@ def _every_row_and_column(p: Product) -> Product:
 
 def _one_run(p: Product) -> bool:
     """Whether a 1 x 1 kernel sees pixels at one distance from each other, in x and in y, over all rows and images."""
-    same = p.KH == p.KW == 1 and p.stride == (1, 1) and p.offset == (0, 0) and (p.H, p.W) == (p.OH, p.OW)
     x_n, _, x_h, x_w = p.x_strides
     y_n, _, y_h, y_w = p.y_strides
     runs = all(
         (h == p.OW * w or p.OH == 1) and (n == p.OH * p.OW * w or p.N == 1)
         for n, h, w in ((x_n, x_h, x_w), (y_n, y_h, y_w))
     )
-    return same and runs and prod((p.N, p.OH, p.OW)) > 0
+    return p.pointwise and runs and prod((p.N, p.OH, p.OW)) > 0

@@ -60,8 +60,7 @@ def _block_forward(p: Product, dtype: np.dtype, outputs: int) -> forward.Blockin
     shares = p.groups * -(-p.F // MC)
     batch_runs = p.x_strides[0] == 1 and p.x_strides[3] != 1 and p.x_strides[1] != 1
     batch = even_blocks(p.N, 4 * lanes) if batch_runs else 1
-    pointwise = p.KH == p.KW == p.H == p.OH == 1 and p.stride == (1, 1) and p.offset == (0, 0)
-    flat = pointwise and batch == 1 and p.OW == p.W
+    flat = p.pointwise and p.H == 1 and batch == 1
     few = _few_filters(p, dtype)
     x_n, x_c, _, x_w = p.x_strides
     in_place = few and flat and x_w == 1 and min(x_n, x_c) >= 0
@@ -121,8 +120,7 @@ def _few_filters(p: Product, dtype: np.dtype) -> bool:
     From the shape alone, since it decides the order of the sums; arrays whose pixels lie apart are copied all the same.
     """
     pixels, lanes = p.OH * p.OW, tiling.lanes(dtype.itemsize)
-    one = p.KH == p.KW == 1 and p.stride == (1, 1) and p.offset == (0, 0) and (p.H, p.W) == (p.OH, p.OW)
-    return one and p.F <= FEW_FILTERS and pixels >= lanes
+    return p.pointwise and p.F <= FEW_FILTERS and pixels >= lanes
 
 
 def strip_elements(p: Product, images: int, rows: int, columns: int, batch: int) -> int:
@@ -225,8 +223,7 @@ def register_tile(dtype: np.dtype) -> tuple[int, int]:
 
 def _flat(p: Product) -> Product:
     """A 1 x 1 kernel sees no rows: where both arrays store them one after the other, they are one."""
-    one = p.KH == p.KW == 1 and p.stride == (1, 1) and p.offset == (0, 0)
-    same = (p.H, p.W) == (p.OH, p.OW) and p.x_strides[2] == p.W * p.x_strides[3]
-    if not (one and same and p.y_strides[2] == p.OW * p.y_strides[3]):
+    rows_follow = p.x_strides[2] == p.W * p.x_strides[3] and p.y_strides[2] == p.OW * p.y_strides[3]
+    if not (p.pointwise and rows_follow):
         return p
     return replace(p, H=1, W=p.H * p.W, OH=1, OW=p.OH * p.OW)

@@ -126,7 +126,7 @@ def block_pixels(p: Product, dtype: np.dtype, axes: Axes) -> weight_grad_pixels.
     most = PIXEL_BYTES // dtype.itemsize
     batch = even_blocks(p.N, 4 * lanes) if axes == LAYOUTS["HWCN"] else 1
     columns = even_blocks(p.OW, most // batch)
-    joined = axes == LAYOUTS["NCHW"] and _is_product(p)
+    joined = axes == LAYOUTS["NCHW"] and p.pointwise
     row = columns * batch if joined or batch > 1 else round_up(columns, lanes)
     rows = even_blocks(p.OH, max(1, most // row)) if columns == p.OW else 1
     images = 1
@@ -147,11 +147,6 @@ def block_pixels(p: Product, dtype: np.dtype, axes: Axes) -> weight_grad_pixels.
     )
     size = p.groups * b.sums(p) * dtype.itemsize
     return replace(b, shares=shares_of_sums(p.N * p.OH * p.OW, blocks, p.groups, size))
-
-
-def _is_product(p: Product | Geometry) -> bool:
-    """Whether a 1 x 1 kernel sees each pixel once, and no padding."""
-    return p.KH == p.KW == 1 and p.stride == (1, 1) and (p.H, p.W) == (p.OH, p.OW)
 
 
 def _whole_tiles(rows: int, columns: int) -> int:
@@ -206,7 +201,8 @@ def _cost_of_channels(g: Geometry, dtype: np.dtype, axes: Axes, lanes: int) -> f
 
 def _better_swapped(g: Geometry) -> bool:
     """Whether a 1 x 1 kernel has so many fewer filters that they are turned instead, and dw comes out transposed."""
-    return _is_product(g) and g.N * g.OH * g.OW * (g.C - g.F) > TURNING_COST * g.C * g.F
+    pointwise = g.KH == g.KW == 1 and g.stride == (1, 1) and not any(g.padding)
+    return pointwise and g.N * g.OH * g.OW * (g.C - g.F) > TURNING_COST * g.C * g.F
 
 
 def plan_weight_grad(plan: Plan, x: Strides, y: Strides, start: int, w: Strides) -> Plan:
@@ -219,7 +215,7 @@ def plan_weight_grad(plan: Plan, x: Strides, y: Strides, start: int, w: Strides)
     p = forward_problem(seen, ("x", x), (Address("dw", start), w), ("dy", y), None, plan.accumulate)
     by_pixels = block_pixels(p, dtype, plan.axes)
     # A 1 x 1 kernel sees no rows.
-    flat = replace(seen, H=1, W=g.OH * g.OW, OH=1, OW=g.OH * g.OW) if _is_product(seen) else seen
+    flat = replace(seen, H=1, W=g.OH * g.OW, OH=1, OW=g.OH * g.OW) if p.pointwise else seen
     if _pixels_pay(p, by_pixels, flat, dtype, plan.axes):
         return _with_pixels(plan, p, by_pixels)
     if all(a[2] == g.OW * a[3] for a in (x, y)):
