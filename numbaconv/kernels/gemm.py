@@ -71,11 +71,9 @@ def multiply_panel(rows, columns, depth, taps, table, a, a_row, a_step, b, b_dep
     lanes = lanes_of(c)
     i = 0
     while i < columns:  # b streams by from L2, a panel of a stays in L1
-        vectors = (columns - i + lanes - 1) // lanes
+        width = vectors_of_tile((columns - i + lanes - 1) // lanes, rows)
+        two = VECTORS == 3 and width == 2
         right, out = moved(b, i), moved(c, i)
-        # 4 vectors are two tiles of 2: a tile of 1 loads 9 vectors for 8 multiply-adds.
-        two = VECTORS == 3 and rows > 4 and (vectors == 2 or vectors == 4)
-        width = 2 if two else VECTORS if vectors >= VECTORS else 1
         tile = (depth, taps, table, a, a_row, a_step, right, b_depth, out, c_pitch, mode, bias, bias_step)
         if rows > 4:
             if two:
@@ -99,3 +97,32 @@ def multiply_panel(rows, columns, depth, taps, table, a, a_row, a_step, b, b_dep
         else:
             micro_1_1(*tile)
         i += width * lanes
+
+
+@helper
+def vectors_of_tile(vectors, rows):
+    """Vectors of the next tile where so many are left. 4 are two tiles of 2: one of 1 has 9 loads for 8 products."""
+    if VECTORS == 3 and rows > 4 and (vectors == 2 or vectors == 4):
+        return 2
+    return VECTORS if vectors >= VECTORS else 1
+
+
+@helper
+def multiply_panels(
+    rows, columns, depth, taps, table, a, a_panel, a_row, a_step, b, b_depth, c, c_pitch, mode, bias, bias_step
+):
+    """The same for any number of rows, of which those from r on begin at a[r // MR * a_panel], r a multiple of MR.
+
+    The panels stream by from L2, while b of a tile stays in L1, where its rows do not meet in one set of it.
+    """
+    lanes = lanes_of(c)
+    i = 0
+    while i < columns:
+        width = vectors_of_tile((columns - i + lanes - 1) // lanes, min(rows, MR)) * lanes
+        for r in range(0, rows, MR):
+            multiply_panel(
+                min(MR, rows - r), min(width, columns - i), depth, taps, table, moved(a, r // MR * a_panel), a_row,
+                a_step, moved(b, i), b_depth, moved(c, r * c_pitch + i), c_pitch, mode, moved(bias, r * bias_step),
+                bias_step,
+            )  # fmt: skip
+        i += width

@@ -80,7 +80,7 @@ def pack_pixels(strip, pitch, x, x_n, x_c, x_h, x_w, H, W, images, rows, columns
             elif x_c == 1 and x_w == channels and pitch == channels:
                 whole = (last - first) * channels
                 copy_run(moved(line, first * pitch), moved(source, first * x_w), 1, 0, whole, whole)
-            elif x_c == 1:
+            elif x_c == 1 and channels <= 4 * lanes:
                 copy_rows(
                     moved(line, first * pitch), pitch, moved(source, first * x_w), x_w, last - first, 0, channels,
                     channels,
@@ -185,11 +185,32 @@ def add_column(destination, source, step, count):
 
 
 @helper
-def pack_output_grad(panel, dy, y_n, y_f, y_h, y_w, images, rows, columns, filters):
+def pack_output_grad(panels, dy, y_n, y_f, y_h, y_w, images, rows, columns, filters):
+    """panels[(f // MR * images * rows * columns + (n * rows + oh) * columns + ow) * MR + f % MR] = dy[n, f, oh, ow].
+
+    For f < filters, and 0 for filters <= f < filters rounded up to MR.
+    """
+    pixels = images * rows * columns
+    if y_f == 1 and y_w != 1:  # all filters of a pixel, which lie together
+        height, width = (1, rows * columns) if y_h == columns * y_w else (rows, columns)
+        for v in range(images * height):
+            n, h = divmod(v, height)
+            for w in range(width):
+                out, source = moved(panels, (v * width + w) * MR), moved(dy, n * y_n + h * y_h + w * y_w)
+                for f in range(0, filters, MR):
+                    copy_few(moved(out, f * pixels), moved(source, f), min(MR, filters - f), MR)
+        return
+    for f in range(0, filters, MR):
+        panel, source = moved(panels, f * pixels), moved(dy, f * y_f)
+        turn_output_grad(panel, source, y_n, y_f, y_h, y_w, images, rows, columns, min(MR, filters - f))
+
+
+@helper
+def turn_output_grad(panel, dy, y_n, y_f, y_h, y_w, images, rows, columns, filters):
     """panel[((n * rows + oh) * columns + ow) * MR + f] = dy[n, f, oh, ow] for f < filters <= MR, and 0 for f < MR."""
     lanes = lanes_of(panel)
     plane = rows * columns
-    if y_n == 1 and y_f != 1 and images > 1:  # images lie side by side, and are turned against filters
+    if y_n == 1 and images > 1:  # images lie side by side, and are turned against filters
         for h in range(rows):
             for w in range(columns):
                 out = moved(panel, (h * columns + w) * MR)
@@ -203,10 +224,7 @@ def pack_output_grad(panel, dy, y_n, y_f, y_h, y_w, images, rows, columns, filte
         for h in range(height):
             out = moved(panel, (n * plane + h * width) * MR)
             source = moved(dy, n * y_n + h * y_h)
-            if y_f == 1 and y_w != 1:
-                for w in range(width):
-                    copy_few(moved(out, w * MR), moved(source, w * y_w), filters, MR)
-            elif y_w == 1:
+            if y_w == 1:
                 for w in range(0, width, lanes):
                     turn_rows(moved(out, w * MR), MR, moved(source, w), y_f, filters, min(lanes, width - w))
             else:

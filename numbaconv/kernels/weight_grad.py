@@ -7,9 +7,12 @@ once per block, and every tap reads it in place.
     for a share of the images and rows, a block of FB filters, a block of CB channels:   one piece of work
         for a block of images, rows and columns:                     so that the strip stays in L2
             pack x into a strip [image, row, column][channel]
-            for a panel of MR filters:                               where its pixels lie one after the other, dy itself
-                pack dy into a panel [pixel][filter % MR]            so that it stays in L1
+            for some filters:                                        where their pixels lie one after the other, dy itself
+                pack dy into panels [filter // MR][pixel][filter % MR]
                 for kh: product                                      partial sums [f][kh][kw, c]
+
+Those are the filters of one panel, which stays in L1 while taps stream by; or, where the pixels of a block are at one
+distance, those of several, which stream by while the pixels of a register tile stay in L1.
 
 Where a row of taps fills its vectors badly (7 taps of 3 channels are 21 elements on 32 lanes), the rows of taps of
 a pixel are first copied side by side, and one product does them all.
@@ -24,7 +27,7 @@ from dataclasses import dataclass
 
 from ..geometry import Geometry
 from . import tiling
-from .gemm import ADD, FRESH, multiply_panel
+from .gemm import ADD, FRESH, multiply_panels
 from .jit import helper
 from .launch import Address, Launch, NestKernel
 from .packing import write_run
@@ -70,6 +73,8 @@ class Blocking:
     line: int
     strip: int
     gathered: int
+    #: Filters whose dy is packed, or read where it lies, at a time.
+    at_once: int
     in_place: bool
     whole: bool
 
@@ -77,7 +82,7 @@ class Blocking:
     def scratch(self) -> int:
         """Elements of scratch of a worker: table, strip, gathered taps and a panel of dy."""
         pixels = self.images * self.rows * self.columns
-        return 2 * pixels + self.strip + self.gathered + MR * pixels
+        return 2 * pixels + self.strip + self.gathered + (MR if self.in_place else self.at_once) * pixels
 
 
 def partial_elements(g: Geometry, b: Blocking) -> int:
@@ -116,7 +121,7 @@ def launches(g: Geometry, values: dict[str, int | Address], b: Blocking) -> list
     values = values | {"shares": b.shares, "FB": b.FB, "CB": b.CB, "images": b.images, "rows": b.rows}
     values |= {"columns": b.columns, "line": b.line, "strip_size": b.strip}
     values |= {"gathered": b.gathered, "apart": g.KW if g.dilation[1] != 1 else 1, "in_place": b.in_place}
-    values |= {"together": b.together}
+    values |= {"together": b.together, "at_once": b.at_once}
     pieces = b.shares * -(-g.groups // b.together) * -(-F // b.FB) * -(-C // b.CB)
     if b.whole:
         return [Launch(weight_grad, WEIGHT_GRAD, values | {"partial": values["dw"]}, pieces)]
@@ -137,7 +142,7 @@ WEIGHT_GRAD = (
     "counter", "x", "x_n", "x_c", "x_h", "x_w", "H", "W", "dy", "y_n", "y_f", "y_h", "y_w", "partial",
     "N", "OH", "OW", "groups", "C", "F", "KH", "KW", "stride_h", "stride_w", "offset_h", "offset_w",
     "dilation_h", "dilation_w", "shares", "together", "FB", "CB", "images", "rows", "columns", "line", "strip_size",
-    "gathered", "in_place", "scratch_size",
+    "gathered", "at_once", "in_place", "scratch_size",
 )  # fmt: skip
 WEIGHT_GRAD_COUNT = len(WEIGHT_GRAD)
 
@@ -148,19 +153,20 @@ def weight_grad(scratch, arguments, worker):
     (
         _, x_address, x_n, x_c, x_h, x_w, H, W, dy_address, y_n, y_f, y_h, y_w, partial_address,
         N, OH, OW, groups, C, F, KH, KW, stride_h, stride_w, offset_h, offset_w,
-        dilation_h, dilation_w, shares, together, FB, CB, images, rows, columns, line, strip_size, gathered, in_place,
-        scratch_size,
+        dilation_h, dilation_w, shares, together, FB, CB, images, rows, columns, line, strip_size, gathered, at_once,
+        in_place, scratch_size,
     ) = unpacked(arguments, WEIGHT_GRAD_COUNT)  # fmt: skip
     x, dy, partial = (
         pointer(x_address, scratch),
         pointer(dy_address, scratch),
         pointer(partial_address, scratch),
     )
+    lanes = lanes_of(scratch)
     strip = moved(scratch, worker * scratch_size)
     gathering = moved(strip, strip_size)
-    # The panel is last: what clears it may write some elements more.
+    # The panels are last: what clears them may write some elements more.
     table = integers(moved(gathering, gathered))
-    panel = moved(gathering, gathered + 2 * images * rows * columns)
+    panels = moved(gathering, gathered + 2 * images * rows * columns)
     f_blocks, c_blocks = (F + FB - 1) // FB, (C + CB - 1) // CB
     h_blocks, w_blocks = (OH + rows - 1) // rows, (OW + columns - 1) // columns
     blocks = (N + images - 1) // images * h_blocks * w_blocks
@@ -180,6 +186,9 @@ def weight_grad(scratch, arguments, worker):
         f, c = f_block * FB, c_block * CB
         filters, channels = min(FB, F - f), min(CB, C - c)
         stretch = channels * (KW // taps_apart)
+        pitch = channels  # of a pixel; where no stretch goes beyond it, so that pixels do not meet in one set of L1
+        if KW == taps_apart and channels > 4 * lanes and channels % (2 * lanes) == 0:
+            pitch += lanes
         first, last = share * blocks // shares, (share + 1) * blocks // shares
         steps = (max(last, 1) - first) * (last_group - first_group)
         for step in range(steps):  # one of no images writes the zeros of an empty batch
@@ -194,40 +203,43 @@ def weight_grad(scratch, arguments, worker):
             strip_rows = (height - 1) * stride_h + (KH - 1) * dilation_h + 1
             strip_columns = (width - 1) * stride_w + (KW - 1) * dilation_w + 1
             pack_pixels(
-                strip, channels, moved(x, n * x_n + (group * C + c) * x_c), x_n, x_c, x_h, x_w, H, W, depth,
+                strip, pitch, moved(x, n * x_n + (group * C + c) * x_c), x_n, x_c, x_h, x_w, H, W, depth,
                 strip_rows, strip_columns, channels, oh * stride_h + offset_h, ow * stride_w + offset_w,
             )  # fmt: skip
             # What a tail reads behind the last channel is 0: numbers out of old memory may be subnormal, and slow.
-            vector_store(strip, depth * strip_rows * strip_columns * channels, vector_zero(strip))
+            vector_store(strip, depth * strip_rows * strip_columns * pitch, vector_zero(strip))
             pixels = depth * height * width
             # Pixels at one distance, as those of a 1 x 1 kernel or of gathered taps, are a depth; others are looked up.
             flat = gathered or (strip_rows == height and strip_columns == width and stride_w == 1)
             depth_of_sum, looked_up = (pixels, 1) if flat else (1, pixels)
-            b, b_pitch, width_of_b = strip, channels, stretch
+            b, b_pitch, width_of_b = strip, pitch, stretch
             if gathered:
                 b, b_pitch, width_of_b = gathering, line, KH * KW * channels
                 gather_taps(
                     gathering, line, strip, depth, height, width, KH, taps_apart, stretch, strip_rows,
-                    strip_columns * channels, stride_h, stride_w * channels, dilation_h, dilation_w * channels,
+                    strip_columns * pitch, stride_h, stride_w * pitch, dilation_h, dilation_w * pitch,
                 )  # fmt: skip
             else:
-                fill_table(table, depth, height, width, strip_rows, strip_columns, stride_h, stride_w, channels)
+                fill_table(table, depth, height, width, strip_rows, strip_columns, stride_h, stride_w, pitch)
             mode = FRESH if block == first else ADD
             source = moved(dy, n * y_n + (group * F + f) * y_f + oh * y_h + ow * y_w)
-            for r in range(0, filters, MR):
-                rows_of_a = min(MR, filters - r)
-                a, a_row, a_step = moved(source, r * y_f), y_f, y_w
-                if not in_place or rows_of_a < MR:
-                    pack_output_grad(panel, a, y_n, y_f, y_h, y_w, depth, height, width, rows_of_a)
-                    a, a_row, a_step = panel, 1, MR
-                out = moved(sums, r * f_pitch)
+            r = 0
+            while r < filters:
+                rows_of_a = min(at_once, filters - r)
+                a, a_panel, a_row, a_step = moved(source, r * y_f), MR * y_f, y_f, y_w
+                if in_place and rows_of_a >= MR:
+                    rows_of_a = rows_of_a // MR * MR
+                else:
+                    pack_output_grad(panels, a, y_n, y_f, y_h, y_w, depth, height, width, rows_of_a)
+                    a, a_panel, a_row, a_step = panels, MR * pixels, 1, MR
                 for tap in range(lines):
                     kh, kw = divmod(tap, taps_apart)
-                    multiply_panel(
-                        rows_of_a, width_of_b, depth_of_sum, looked_up, table, a, a_row, a_step,
-                        moved(b, (kh * dilation_h * strip_columns + kw * dilation_w) * channels), b_pitch,
-                        moved(out, tap * line), f_pitch, mode, dy, 0,
+                    multiply_panels(
+                        rows_of_a, width_of_b, depth_of_sum, looked_up, table, a, a_panel, a_row, a_step,
+                        moved(b, (kh * dilation_h * strip_columns + kw * dilation_w) * pitch), b_pitch,
+                        moved(sums, r * f_pitch + tap * line), f_pitch, mode, dy, 0,
                     )  # fmt: skip
+                r += rows_of_a
 
 
 @helper
@@ -255,7 +267,7 @@ def gather_taps(
         image, inside = divmod(v, rows)
         source = moved(strip, (image * strip_rows + inside * stride_h) * strip_pitch)
         for _ in range(columns):
-            vector_store(gathering, line - lanes, vector_zero(gathering))
+            vector_store(gathering, KH * apart * stretch // lanes * lanes, vector_zero(gathering))
             for kh in range(KH):
                 taps, out = moved(source, kh * dilation_h * strip_pitch), moved(gathering, kh * apart * stretch)
                 for _ in range(apart):  # what is too much of a stretch is written over by the next one

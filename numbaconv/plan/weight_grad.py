@@ -30,8 +30,10 @@ GATHERING_COST = 6
 # Outputs that are turned in the time that a partial sum takes to memory and back; filters that a turned x is worth;
 # outputs that a sum is worth, where more of them would have to be packed.
 TURNING_COST, LEAST_FILTERS, LEAST_RUN = 4, 64, 128
+# Filters whose panels of dy stream by at a time: with AVX-512 and float32 128 KiB at most.
+AT_ONCE = 8 * tiling.MR
 # How far pixels of dy whose filters lie together may be apart, so that those of a block do not meet in one set of L1.
-FAR_BYTES = 1024
+FAR_BYTES = 256
 # Outputs of a filter in a block with pixels in the vector: a tile's rows are then 32 KiB, their sums 7% of the time.
 PIXEL_BYTES = 4096
 # Multiply-adds of vectors that cost as much as copying a vector into a strip, as turning one, and as one with pixels in
@@ -67,9 +69,12 @@ def block_weight_grad(
     while CB > lanes and reach * CB > budget:
         CB = round_up(CB // 2, lanes)
 
+    apart = g.KW == 1 or g.dilation[1] != 1
+    pitch = CB + (lanes if apart and CB > 4 * lanes and CB % (2 * lanes) == 0 else 0)
+
     def strip(images: int, rows: int, columns: int) -> int:
         height = (rows - 1) * g.stride[0] + (g.KH - 1) * g.dilation[0] + 1
-        return images * height * ((columns - 1) * g.stride[1] + (g.KW - 1) * g.dilation[1] + 1) * CB
+        return images * height * ((columns - 1) * g.stride[1] + (g.KW - 1) * g.dilation[1] + 1) * pitch
 
     depth = tiling.DEPTH
     # Vectors of a pixel's taps: of those that lie side by side, and of all of them.
@@ -78,6 +83,7 @@ def block_weight_grad(
         runs = g.KH * g.KW * -(-CB // lanes)
     gathers = C == CB and (runs - kernel) * FB > GATHERING_COST * runs
     if gathers:
+        kernel |= 1  # so that the taps of pixels do not meet in one set of L1
         depth = max(1, min(depth, budget // 2 // (kernel * lanes)))
         budget //= 2
     # Where the batch lies together, a vector of images first.
@@ -94,7 +100,7 @@ def block_weight_grad(
     # The outputs of an image or of some rows of it, one after the other.
     one_run = columns == g.OW and y[2] == g.OW * y[3] or rows == 1
     near = 0 < y[3] <= 2 or (y[1] == 1 and y[3] * dtype.itemsize <= FAR_BYTES)
-    in_place = images == 1 and one_run and near
+    in_place = bool(images == 1 and one_run and near)
     if rows == g.OH and columns == g.OW and images == 1 and not (in_place and rows * columns >= LEAST_RUN):
         images = max(1, min(g.N, depth // (rows * columns)))
         while images > 1 and strip(images, rows, columns) > budget:
@@ -106,17 +112,21 @@ def block_weight_grad(
     sums = g.groups * round_up(F, tiling.MR) * max(1, -(-C // CB)) * lines * line
     pieces = f_blocks * c_blocks
     shares = shares_of_sums(g.N * g.OH * g.OW, blocks, pieces, sums * dtype.itemsize)
-    # For more threads filters are cut further, which moves no sum.
-    if not gathers and shares * pieces < pieces_of_output():
-        most_blocks = F * g.KH * g.KW // LEAST_FILTERS
-        f_blocks = max(f_blocks, min(-(-pieces_of_output() // (shares * c_blocks)), most_blocks))
-        FB = round_up(-(-F // f_blocks), tiling.MR)
+    # How filters are cut moves no sum: for so many threads as there are.
+    if not gathers:
+        wanted = min(-(-pieces_of_output() // (shares * c_blocks)), F * g.KH * g.KW // LEAST_FILTERS)
+        FB = round_up(-(-F // max(-(-F // most_F), wanted)), tiling.MR)
     whole_tiles = F % tiling.MR in EXACT_ROWS and C % lanes == 0 and C % CB == 0 and g.groups == 1
-    whole = g.KH * g.KW == shares == 1 and w[:2] == (C, 1) and whole_tiles and not accumulate
+    whole = bool(g.KH * g.KW == shares == 1 and w[:2] == (C, 1) and whole_tiles and not accumulate)
     strip_size = round_up(strip(images, rows, columns) + lanes, 64 // dtype.itemsize)
     gathered = (images * rows * columns + 1) * line if gathers else 0
+    # Where all pixels of a block are at one distance, panels of dy stream by: packed ones, or rows of pixels if those
+    # of a tile fit L1. Not panels that lie side by side in one line.
+    fits = images * rows * columns * tiling.VECTORS * tiling.VECTOR_BYTES <= tiling.L1_BYTES
+    streams = (gathers or g.KH * g.KW == 1) and (not in_place or (fits and y[1] != 1))
+    at_once = min(FB, AT_ONCE) if streams else tiling.MR
     return weight_grad.Blocking(
-        shares, together, FB, CB, images, rows, columns, line, strip_size, gathered, bool(in_place), bool(whole)
+        shares, together, FB, CB, images, rows, columns, line, strip_size, gathered, at_once, in_place, whole
     )
 
 
@@ -160,7 +170,7 @@ def _pixels_pay(p: Product, b: weight_grad_pixels.Blocking, g: Geometry, dtype: 
         return False
     if winograd.supports((g.KH, g.KW), g.stride, g.dilation) and g.N * g.OH * g.OW < LEAST_PIXELS:
         return False
-    if g.groups == 1 and _better_swapped(g) and axes == LAYOUTS["NCHW"]:
+    if _better_swapped(g, axes, dtype.itemsize):
         g = replace(g, C=g.F, F=g.C)
     lanes = tiling.lanes(dtype.itemsize)
     return _cost_of_pixels(p, b, axes, lanes) < CLEARLY * _cost_of_channels(g, dtype, axes, lanes)
@@ -199,10 +209,18 @@ def _cost_of_channels(g: Geometry, dtype: np.dtype, axes: Axes, lanes: int) -> f
     return cost + (0 if b.in_place else of_y * -(-F // lanes))
 
 
-def _better_swapped(g: Geometry) -> bool:
-    """Whether a 1 x 1 kernel has so many fewer filters that they are turned instead, and dw comes out transposed."""
-    pointwise = g.KH == g.KW == 1 and g.stride == (1, 1) and not any(g.padding)
-    return pointwise and g.N * g.OH * g.OW * (g.C - g.F) > TURNING_COST * g.C * g.F
+def _better_swapped(g: Geometry, axes: Axes, itemsize: int) -> bool:
+    """Whether a 1 x 1 kernel better has filters in the vector, and dw comes out transposed.
+
+    The fewer are turned where pixels lie together. Where channels do, the fewer are cut into panels.
+    """
+    # In groups each would be transposed by itself, which the strides of dw do not say.
+    if axes == LAYOUTS["HWCN"] or not (g.groups == g.KH == g.KW == 1 and g.stride == (1, 1)) or any(g.padding):
+        return False
+    more = g.C - g.F
+    if axes == LAYOUTS["NHWC"]:
+        more = g.F - g.C if g.F * itemsize > FAR_BYTES else 0  # in place, else
+    return g.N * g.OH * g.OW * more > TURNING_COST * g.C * g.F
 
 
 def plan_weight_grad(plan: Plan, x: Strides, y: Strides, start: int, w: Strides) -> Plan:
@@ -221,8 +239,7 @@ def plan_weight_grad(plan: Plan, x: Strides, y: Strides, start: int, w: Strides)
     if all(a[2] == g.OW * a[3] for a in (x, y)):
         seen = flat
     names, filters, channels = plan.arrays, "filters", "channels"
-    if seen.groups == 1 and _better_swapped(seen) and 0 < x[3] <= 2:
-        # In groups each would be transposed by itself, which the strides of dw do not say.
+    if _better_swapped(seen, plan.axes, dtype.itemsize):
         seen = replace(seen, C=seen.F, F=seen.C)
         x, y, w, names = y, x, (w[1], w[0], w[2], w[3]), ("dy", "x", "bias", "dw")
         filters, channels = channels, filters
