@@ -10,6 +10,7 @@ import numbaconv
 from numbaconv import plan
 from numbaconv.kernels import gemm, tiling
 from numbaconv.kernels.simd import pointer
+from tests.cases import in_layout
 from tests.memory import pointer_like
 from tests.process import run_python
 
@@ -89,14 +90,21 @@ def test_explanation_names_algorithm_tile_blocks_bytes_and_flops():
     assert "loops (asked for by name)" in str(numbaconv.explain((1, 1, 4, 4), (1, 1, 3, 3), algorithm="loops"))
 
 
-def test_weight_gradient_of_few_channels_has_pixels_in_the_vector():
+def test_weight_gradient_of_few_channels_has_another_index_in_the_vector():
     """Where channels would fill a small part of a vector; and not where they fill it."""
     if tiling.lanes(4) < 8:
         pytest.skip("vectors of 4 are soon full")
-    for C, F, groups, found in ((1, 6, 1, True), (8, 24, 8, True), (64, 64, 1, False)):
-        options = {"padding": 1, "groups": groups, "algorithm": "direct"}
-        plans = numbaconv.explain((4, C, 64, 64), (F, C // groups, 3, 3), **options)
-        assert ("pixels in the vector" in str(plans.weight_grad)) == found
+    for layout, C, F, groups, found in (
+        ("NCHW", 1, 6, 1, "pixels in the vector"),
+        ("NCHW", 8, 24, 8, "pixels in the vector"),
+        ("NCHW", 64, 64, 1, "by name)"),
+        ("NHWC", 1, 6, 1, "pixels in the vector"),
+        ("NHWC", 3, 64, 1, "filters in the vector"),
+        ("NHWC", 64, 64, 1, "by name)"),
+    ):
+        options = {"padding": 1, "groups": groups, "layout": layout, "algorithm": "direct"}
+        plans = numbaconv.explain(in_layout(layout, 4, C, 64, 64), (F, C // groups, 3, 3), **options)
+        assert found in str(plans.weight_grad)
 
 
 def test_input_gradient_of_small_outputs_goes_by_columns():

@@ -7,7 +7,7 @@ once per block, and every tap reads it in place.
     for a share of the images and rows, a block of FB filters, a block of CB channels:   one piece of work
         for a block of images, rows and columns:                     so that the strip stays in L2
             pack x into a strip [image, row, column][channel]
-            for some filters:                                        where their pixels lie one after the other, dy itself
+            for some filters:                                        where their pixels lie together, dy itself
                 pack dy into panels [filter // MR][pixel][filter % MR]
                 for kh: product                                      partial sums [f][kh][kw, c]
 

@@ -97,11 +97,14 @@ def launches(p: Product, b: Blocking) -> list[Launch]:
     values |= {"shares": b.shares, "images": b.images, "rows": b.rows, "columns": b.columns, "batch": b.batch}
     values |= {"strip_pitch": b.strip_pitch, "panel_pitch": b.panel_pitch, "turned": b.turned}
     values |= {"CB": b.CB, "joined": b.joined, "in_place": b.in_place}
-    values |= {"line": b.line(p), "sums_pitch": b.sums(p)}
-    return [
-        Launch(weight_grad_pixels, WEIGHT_GRAD_PIXELS, values, b.shares * p.groups),
-        Launch(add_pixel_shares, ADD_PIXEL_SHARES, values, p.groups * -(-b.lines(p) // LINES)),
-    ]
+    values |= {"line": b.line(p), "sums_pitch": b.sums(p), "by_tap": 1, "by_channel": p.KH * p.KW}
+    summing = Launch(weight_grad_pixels, WEIGHT_GRAD_PIXELS, values, b.shares * p.groups)
+    return [summing, adding(p, values, b.lines(p))]
+
+
+def adding(p: Product, values: dict[str, int | Address], lines: int) -> Launch:
+    """The launch of :func:`add_pixel_shares` behind one that made so many rows of sums."""
+    return Launch(add_pixel_shares, ADD_PIXEL_SHARES, values, p.groups * -(-lines // LINES))
 
 
 WEIGHT_GRAD_PIXELS = (
@@ -228,17 +231,20 @@ def multiply_pixels(images, rows, width, a, a_places, a_image, a_row, b, b_place
 
 ADD_PIXEL_SHARES = (
     "counter", "partial", "dw", "w_group", "w_row", "w_channel", "w_kh", "w_kw", "groups", "C", "F", "KH", "KW",
-    "shares", "turned", "line", "sums_pitch", "accumulate", "scratch_size",
+    "shares", "turned", "line", "sums_pitch", "by_tap", "by_channel", "accumulate", "scratch_size",
 )  # fmt: skip
 ADD_PIXEL_SHARES_COUNT = len(ADD_PIXEL_SHARES)
 
 
 @NestKernel
 def add_pixel_shares(scratch, arguments, worker):
-    """dw (+)= the sums of all shares, added in their order."""
+    """dw (+)= the sums of all shares, added in their order.
+
+    Rows of sums are taps k of all filters or, `turned`, filters of all taps. k = c * by_channel + tap * by_tap.
+    """
     (
         _, partial_address, dw_address, w_group, w_row, w_channel, w_kh, w_kw, groups, C, F, KH, KW,
-        shares, turned, line, sums_pitch, accumulate, scratch_size,
+        shares, turned, line, sums_pitch, by_tap, by_channel, accumulate, scratch_size,
     ) = unpacked(arguments, ADD_PIXEL_SHARES_COUNT)  # fmt: skip
     partial, dw = pointer(partial_address, scratch), pointer(dw_address, scratch)
     stage = moved(scratch, worker * scratch_size)
@@ -264,8 +270,7 @@ def add_pixel_shares(scratch, arguments, worker):
                     continue
                 for i in range(count):
                     f, k = (j, start + i) if turned else (start + i, j)
-                    c, tap = divmod(k, KH * KW)
-                    kh, kw = divmod(tap, KW)
+                    c, kh, kw = k // by_channel % C, k // by_tap // KW % KH, k // by_tap % KW
                     place = group * w_group + f * w_row + c * w_channel + kh * w_kh + kw * w_kw
                     value = load(stage, i)
                     store(dw, place, load(dw, place) + value if accumulate else value)

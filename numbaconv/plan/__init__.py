@@ -22,6 +22,7 @@ from ..kernels import (
     input_grad_columns,
     loops,
     tiling,
+    weight_grad_filters,
     weight_grad_pixels,
     weight_panels,
 )
@@ -229,6 +230,7 @@ def kernels() -> list[tuple[str, Callable[[np.dtype], object]]]:
         channels_last_kernels.channels_last,
         weight_grad_kernels.weight_grad,
         weight_grad_kernels.add_shares,
+        weight_grad_filters.weight_grad_filters,
         weight_grad_pixels.weight_grad_pixels,
         weight_grad_pixels.add_pixel_shares,
         bias_grad.bias_grad,

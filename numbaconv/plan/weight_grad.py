@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 
 from ..geometry import LAYOUTS, Geometry
-from ..kernels import pixels, tiling, weight_grad, weight_grad_pixels
+from ..kernels import pixels, tiling, weight_grad, weight_grad_filters, weight_grad_pixels
 from ..kernels.gemm import EXACT_ROWS
-from ..kernels.launch import Address, Program
+from ..kernels.launch import Address, Launch, Program
 from ..kernels.problem import Product, forward_problem
 from . import winograd
 from .base import (
@@ -36,10 +36,12 @@ AT_ONCE = 8 * tiling.MR
 FAR_BYTES = 256
 # Outputs of a filter in a block with pixels in the vector: a tile's rows are then 32 KiB, their sums 7% of the time.
 PIXEL_BYTES = 4096
-# Multiply-adds of vectors that cost as much as copying a vector into a strip, as turning one, and as one with pixels in
-# the vector, whose tile loads 11 vectors for 24 of them. Sorting one by columns of a stride costs more, in NHWC twice
-# as much.
-COPYING, TURNING, BY_PIXELS = 4, 10, 1.2
+# Outputs of a block with filters in the vector, so that those of a tile and their taps stay in L1.
+FILTERS_DEPTH = 128
+# Multiply-adds of vectors that cost as much as copying a vector into a strip, as turning one, as one with pixels in the
+# vector, whose tile loads 11 vectors for 24 of them, and as one with filters in it, whose tiles are narrow. Sorting one
+# by columns of a stride costs more, in NHWC twice as much.
+COPYING, TURNING, BY_PIXELS, BY_FILTERS = 4, 10, 1.2, 1.2
 SORTING = 20
 # Pixels from which the bound of Winograd's rounding, 3 times direct's, has room for sums in lanes: of 256, direct
 # would have a third of Winograd's rounding, of more pixels 0.4 to 0.5.
@@ -159,21 +161,58 @@ def block_pixels(p: Product, dtype: np.dtype, axes: Axes) -> weight_grad_pixels.
     return replace(b, shares=shares_of_sums(p.N * p.OH * p.OW, blocks, p.groups, size))
 
 
+def block_filters(p: Product, dtype: np.dtype) -> weight_grad_filters.Blocking:
+    """Blocks of the nest with filters in the vector, from the shape and the strides of dy alone."""
+    lanes, line = tiling.lanes(dtype.itemsize), 64 // dtype.itemsize
+    taps = odd_lines(p.C * p.KH * p.KW, line)
+
+    def strip(images: int, rows: int, columns: int) -> int:
+        height = (rows - 1) * p.stride[0] + (p.KH - 1) * p.dilation[0] + 1
+        width = (columns - 1) * p.stride[1] + (p.KW - 1) * p.dilation[1] + 1
+        return round_up(images * height * width * p.C + lanes, line)
+
+    depth = max(1, min(FILTERS_DEPTH, tiling.PANEL_BYTES // 2 // dtype.itemsize // taps))
+    columns = even_blocks(p.OW, depth)
+    rows = max(1, min(p.OH, depth // columns))
+    images = max(1, min(p.N, depth // (rows * columns))) if (rows, columns) == (p.OH, p.OW) else 1
+    blocks = -(-p.N // images) * -(-p.OH // rows) * -(-p.OW // columns)
+    _, y_f, y_h, y_w = p.y_strides
+    one_run = rows == 1 or (columns == p.OW and y_h == p.OW * y_w)
+    one_run = one_run and (images == 1 or p.y_strides[0] == p.OH * y_h)
+    in_place = bool(y_f == 1 and one_run and p.F % lanes == 0)
+    b = weight_grad_filters.Blocking(
+        1, images, rows, columns, in_place, taps, round_up(p.F, lanes), strip(images, rows, columns)
+    )
+    size = p.groups * b.sums(p) * dtype.itemsize
+    return replace(b, shares=shares_of_sums(p.N * p.OH * p.OW, blocks, p.groups, size))
+
+
 def _whole_tiles(rows: int, columns: int) -> int:
     """Elements of the register tiles, with pixels in the vector, that have so many rows and columns."""
     return round_up(rows, tiling.MR) * round_up(columns, tiling.VECTORS)
 
 
-def _pixels_pay(p: Product, b: weight_grad_pixels.Blocking, g: Geometry, dtype: np.dtype, axes: Axes) -> bool:
-    """Whether pixels in the vector are expected to be faster: for new arrays, as other ones have to get their bits."""
-    if replace(b, in_place=False).scratch(p) * dtype.itemsize > tiling.PANEL_BYTES:
-        return False
+def _best_vector(
+    p: Product,
+    by_pixels: weight_grad_pixels.Blocking,
+    by_filters: weight_grad_filters.Blocking,
+    g: Geometry,
+    dtype: np.dtype,
+    axes: Axes,
+) -> str:
+    """Which index is expected to be best in the vector: for new arrays, as other ones have to get their bits."""
     if winograd.supports((g.KH, g.KW), g.stride, g.dilation) and g.N * g.OH * g.OW < LEAST_PIXELS:
-        return False
+        return "channels"
     if _better_swapped(g, axes, dtype.itemsize):
         g = replace(g, C=g.F, F=g.C)
     lanes = tiling.lanes(dtype.itemsize)
-    return _cost_of_pixels(p, b, axes, lanes) < CLEARLY * _cost_of_channels(g, dtype, axes, lanes)
+    most = tiling.PANEL_BYTES // dtype.itemsize
+    costs = {"channels": CLEARLY * _cost_of_channels(g, dtype, axes, lanes)}
+    if replace(by_pixels, in_place=False).scratch(p) <= most:
+        costs["pixels"] = _cost_of_pixels(p, by_pixels, axes, lanes)
+    if axes == LAYOUTS["NHWC"] and replace(by_filters, in_place=False).scratch(p) <= most:
+        costs["filters"] = _cost_of_filters(p, lanes)
+    return min(costs, key=lambda vector: costs[vector])
 
 
 def _cost_of_pixels(p: Product, b: weight_grad_pixels.Blocking, axes: Axes, lanes: int) -> float:
@@ -198,8 +237,7 @@ def _cost_of_channels(g: Geometry, dtype: np.dtype, axes: Axes, lanes: int) -> f
     C, F = g.C // g.groups, g.F // g.groups
     apart = g.KW if g.dilation[1] != 1 else 1
     vectors = -(-C // b.CB) * b.line // lanes * (1 if b.gathered else g.KH * apart)
-    whole, tail = F // tiling.MR * tiling.MR, F % tiling.MR
-    cost = vectors * (whole + (0 if tail == 0 else 4 if tail <= 4 else tiling.MR))
+    cost: float = vectors * _rows_of_tiles(F)
     if b.gathered:
         cost += GATHERING_COST * g.KH * apart * -(-C * g.KW // apart // lanes)
     of_x = of_y = COPYING if layout == "NHWC" else TURNING
@@ -207,6 +245,21 @@ def _cost_of_channels(g: Geometry, dtype: np.dtype, axes: Axes, lanes: int) -> f
         of_x = COPYING
     cost += of_x * -(-C // lanes) * g.stride[0] * g.stride[1]
     return cost + (0 if b.in_place else of_y * -(-F // lanes))
+
+
+def _cost_of_filters(p: Product, lanes: int) -> float:
+    """Multiply-adds of vectors that an output of a group costs with filters in the vector, in NHWC."""
+    apart = p.KW if p.dilation[1] != 1 else 1
+    gathering = GATHERING_COST * p.KH * apart * -(-p.C * p.KW // apart // lanes)
+    copying = COPYING * p.C * p.stride[0] * p.stride[1] / lanes
+    tiles = _rows_of_tiles(p.C * p.KH * p.KW) * -(-p.F // lanes)
+    return BY_FILTERS * tiles + gathering + copying + (0 if p.F % lanes == 0 else COPYING * -(-p.F // lanes))
+
+
+def _rows_of_tiles(rows: int) -> int:
+    """Rows of the register tiles that have so many rows."""
+    whole, tail = rows // tiling.MR * tiling.MR, rows % tiling.MR
+    return whole + (0 if tail == 0 else 4 if tail <= 4 else tiling.MR)
 
 
 def _better_swapped(g: Geometry, axes: Axes, itemsize: int) -> bool:
@@ -232,10 +285,14 @@ def plan_weight_grad(plan: Plan, x: Strides, y: Strides, start: int, w: Strides)
         x = (x[0], x[1], x[2] * g.stride[0] // seen.stride[0], x[3] * g.stride[1] // seen.stride[1])
     p = forward_problem(seen, ("x", x), (Address("dw", start), w), ("dy", y), None, plan.accumulate)
     by_pixels = block_pixels(p, dtype, plan.axes)
+    by_filters = block_filters(p, dtype)
     # A 1 x 1 kernel sees no rows.
     flat = replace(seen, H=1, W=g.OH * g.OW, OH=1, OW=g.OH * g.OW) if p.pointwise else seen
-    if _pixels_pay(p, by_pixels, flat, dtype, plan.axes):
-        return _with_pixels(plan, p, by_pixels)
+    vector = _best_vector(p, by_pixels, by_filters, flat, dtype, plan.axes)
+    if vector == "pixels":
+        return _with_sums_of(plan, p, by_pixels, weight_grad_pixels.launches(p, by_pixels), vector)
+    if vector == "filters":
+        return _with_sums_of(plan, p, by_filters, weight_grad_filters.launches(p, by_filters), vector)
     if all(a[2] == g.OW * a[3] for a in (x, y)):
         seen = flat
     names, filters, channels = plan.arrays, "filters", "channels"
@@ -254,14 +311,20 @@ def plan_weight_grad(plan: Plan, x: Strides, y: Strides, start: int, w: Strides)
     return replace(plan, program=program, blocks=blocks, tile=register_tile(dtype))
 
 
-def _with_pixels(plan: Plan, p: Product, b: weight_grad_pixels.Blocking) -> Plan:
-    """Plan of dw with pixels in the vector."""
-    launches = weight_grad_pixels.launches(p, b)
+def _with_sums_of(
+    plan: Plan,
+    p: Product,
+    b: weight_grad_pixels.Blocking | weight_grad_filters.Blocking,
+    launches: list[Launch],
+    vector: str,
+) -> Plan:
+    """Plan of dw with pixels or filters in the vector."""
     buffers = {"partial": b.shares * p.groups * b.sums(p)}
     work = enough_work(plan.geometry, plan.dtype)
     program = Program(launches, plan.arrays, buffers, b.scratch(p), plan.dtype, work)
-    blocks = {"shares": b.shares, "images": b.images * b.batch, "rows": b.rows, "columns": b.columns}
-    reason = f"{plan.reason}; pixels in the vector"
+    images = b.images * (b.batch if isinstance(b, weight_grad_pixels.Blocking) else 1)
+    blocks = {"shares": b.shares, "images": images, "rows": b.rows, "columns": b.columns}
+    reason = f"{plan.reason}; {vector} in the vector"
     return replace(plan, reason=reason, program=program, blocks=blocks, tile=register_tile(plan.dtype))
 
 
