@@ -39,9 +39,9 @@ PIXEL_BYTES = 4096
 # Outputs of a block with filters in the vector, so that those of a tile and their taps stay in L1.
 FILTERS_DEPTH = 128
 # Multiply-adds of vectors that cost as much as copying a vector into a strip, as turning one, as one with pixels in the
-# vector, whose tile loads 11 vectors for 24 of them, and as one with filters in it, whose tiles are narrow. Sorting one
-# by columns of a stride costs more, in NHWC twice as much.
-COPYING, TURNING, BY_PIXELS, BY_FILTERS = 4, 10, 1.2, 1.2
+# vector, whose tile loads 11 vectors for 24 of them, from L1 or from L2, and as one with filters in it, whose tiles are
+# narrow. Sorting one by columns of a stride costs more, in NHWC twice as much.
+COPYING, TURNING, BY_PIXELS, BY_PIXELS_L2, BY_FILTERS = 4, 10, 1.2, 1.7, 1.2
 SORTING = 20
 # Pixels from which the bound of Winograd's rounding, 3 times direct's, has room for sums in lanes: of 256, direct
 # would have a third of Winograd's rounding, of more pixels 0.4 to 0.5.
@@ -217,6 +217,7 @@ def _best_vector(
 
 def _cost_of_pixels(p: Product, b: weight_grad_pixels.Blocking, axes: Axes, lanes: int) -> float:
     """Multiply-adds of vectors that an output of a group costs with pixels in the vector."""
+    fits = b.CB * b.strip_pitch * tiling.VECTOR_BYTES // lanes <= 1.5 * tiling.L1_BYTES  # for the most part
     row = b.columns * (b.rows if b.joined else b.batch)
     taps = p.C * p.KH * p.KW
     tiles = min(_whole_tiles(taps, p.F), _whole_tiles(p.F, taps)) * round_up(row, lanes) / row
@@ -226,7 +227,7 @@ def _cost_of_pixels(p: Product, b: weight_grad_pixels.Blocking, axes: Axes, lane
     of_x = of_y
     if p.stride[1] > 1 and axes != LAYOUTS["HWCN"]:
         of_x = 2 * SORTING if axes == LAYOUTS["NHWC"] and p.C > 1 else SORTING
-    return (BY_PIXELS * tiles + of_y * p.F + of_x * p.C * p.stride[0] * p.stride[1]) / lanes
+    return ((BY_PIXELS if fits else BY_PIXELS_L2) * tiles + of_y * p.F + of_x * p.C * p.stride[0] * p.stride[1]) / lanes
 
 
 def _cost_of_channels(g: Geometry, dtype: np.dtype, axes: Axes, lanes: int) -> float:
@@ -236,7 +237,9 @@ def _cost_of_channels(g: Geometry, dtype: np.dtype, axes: Axes, lanes: int) -> f
     b = block_weight_grad(g, dtype, axes, y[layout], (0, 0, 0, 0), True)
     C, F = g.C // g.groups, g.F // g.groups
     apart = g.KW if g.dilation[1] != 1 else 1
-    vectors = -(-C // b.CB) * b.line // lanes * (1 if b.gathered else g.KH * apart)
+    blocks, last = divmod(C, b.CB)
+    stretches = [-(-channels * (g.KW // apart) // lanes) for channels in [b.CB] * blocks + [last]]
+    vectors = b.line // lanes if b.gathered else g.KH * apart * sum(stretches)
     cost: float = vectors * _rows_of_tiles(F)
     if b.gathered:
         cost += GATHERING_COST * g.KH * apart * -(-C * g.KW // apart // lanes)
