@@ -14,7 +14,7 @@ computes and c has no use for never meets another one.
 from . import tiling
 from .jit import helper, named
 from .simd import lanes_of, load_integer, moved
-from .tiles import tile_add, tile_add_column, tile_multiply_add, tile_store, tile_zero
+from .tiles import multiples, tile_add, tile_add_column, tile_multiply_add, tile_store, tile_zero
 
 MR = tiling.MR
 VECTORS = tiling.VECTORS
@@ -30,14 +30,15 @@ def make_micro_kernel(rows, vectors):
     def micro_kernel(depth, taps, table, a, a_row, a_step, b, b_depth, c, c_pitch, mode, bias, bias_step):
         lanes = lanes_of(c)
         tile = tile_zero(c, rows, vectors)
+        rows_of_a = multiples(a_row, rows)
         if taps == 1:  # rows at one distance: looking up each would take 10% longer
             for _ in range(depth):
-                tile = tile_multiply_add(tile, a, a_row, b, lanes)
+                tile = tile_multiply_add(tile, a, rows_of_a, b, lanes)
                 a, b = moved(a, a_step), moved(b, b_depth)
         else:
             for _ in range(depth):
                 for t in range(taps):
-                    tile = tile_multiply_add(tile, a, a_row, moved(b, load_integer(table, t)), lanes)
+                    tile = tile_multiply_add(tile, a, rows_of_a, moved(b, load_integer(table, t)), lanes)
                     a = moved(a, a_step)
                 b = moved(b, b_depth)
         if mode == ADD:

@@ -11,7 +11,7 @@ is added to c at the end (ADD): rounding errors of sums of sums grow more slowly
 from . import tiling
 from .jit import helper, named
 from .simd import lanes_of, moved
-from .tiles import tile_add, tile_load, tile_multiply_add, tile_store, tile_zero
+from .tiles import multiples, tile_add, tile_load, tile_multiply_add, tile_store, tile_zero
 
 FRESH, BIASED, CONTINUE, ADD = range(4)
 
@@ -30,10 +30,11 @@ def make_micro_kernel(rows, vectors):
         if mode in (CONTINUE, BIASED):
             first, first_row, first_block = (c, c_row, c_block) if mode == CONTINUE else (bias, 0, lanes)
             tile = tile_load(first, first_row, first_block, rows, vectors)
+        rows_of_a, columns_of_b = multiples(a_row, rows), multiples(b_block, vectors)
         for start in range(0, depth, width):
             column = a
             for _ in range(min(width, depth - start)):
-                tile = tile_multiply_add(tile, column, a_row, b, b_block)
+                tile = tile_multiply_add(tile, column, rows_of_a, b, columns_of_b)
                 column = moved(column, a_step)
                 b = moved(b, lanes)
             a = moved(a, a_block)
