@@ -48,6 +48,8 @@ def make_micro_kernel(rows, vectors):
 
 micro_wide, micro_1 = make_micro_kernel(MR, VECTORS), make_micro_kernel(MR, 1)
 micro_2 = make_micro_kernel(MR, 2) if VECTORS > 2 else micro_wide
+# One vector of MR rows has too few accumulators to cover the latency of a multiply-add.
+micro_tall = make_micro_kernel(2 * MR, 1)
 # The last rows: a tile of 4, so that 16 tiles of a small map cost 16 rows on 6 as on 8.
 tail_wide, tail_1 = make_micro_kernel(4, VECTORS), make_micro_kernel(4, 1)
 tail_2 = make_micro_kernel(4, 2) if VECTORS > 2 else tail_wide
@@ -67,11 +69,15 @@ def product(rows, vectors, depth, width, a, a_row, a_block, a_step, b, b_block, 
         step = VECTORS if left == 0 else 2 - left % 2
         i -= step
         right, start = moved(b, i * b_block), moved(bias, i * lanes)
-        for r in range(0, rows, MR):
+        r = 0
+        while r < rows:
             top = moved(a, r * a_row)
             out = moved(c, i * c_block + r * c_row)
             tile = (depth, width, top, a_row, a_block, a_step, right, b_block, out, c_row, c_block, mode, start)
-            if rows - r > 4:
+            if step == 1 and rows - r >= 2 * MR:
+                micro_tall(*tile)
+                r += MR
+            elif rows - r > 4:
                 if step == VECTORS:
                     micro_wide(*tile)
                 elif step == 2:
@@ -84,6 +90,7 @@ def product(rows, vectors, depth, width, a, a_row, a_block, a_step, b, b_block, 
                 tail_2(*tile)
             else:
                 tail_1(*tile)
+            r += MR
 
 
 @helper
