@@ -197,9 +197,10 @@ def test_inner_loop_is_packed_multiply_adds_without_spills():
         )
     )
     assembly = next(iter(micro_kernel.inspect_asm().values()))
-    blocks = re.split(r"\n\.L\w+:", assembly)
-    inner = [block for block in blocks if block.count("vfmadd") >= gemm.MR * tiling.VECTORS]
-    assert inner, "no block of the assembly holds the whole tile's multiply-adds"
+    # A loop goes from a label to the jump back to it.
+    loops = re.findall(r"\n(\.L\w+):((?:(?!\n\.L\w+:).)*?)\n\tj\w+\t\1\n", assembly, re.DOTALL)
+    inner = [block for _, block in loops if block.count("vfmadd") >= gemm.MR * tiling.VECTORS]
+    assert len(inner) == 2, "a loop for one tap and one for a table of them hold the whole tile's multiply-adds"
     for block in inner:
         fused = re.findall(r"vfmadd\w*ps", block)
         assert len(fused) % (gemm.MR * tiling.VECTORS) == 0

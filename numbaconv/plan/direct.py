@@ -13,14 +13,16 @@ from ..kernels.problem import Product
 from .base import Plan, are_even, enough_work, even_blocks, pieces_of_output, round_up
 
 # Filters whose multiply-adds cost as much as copying a vector from the strip to the panel, and what they cost on
-# vectors that begin anywhere: 181 GF/s in a panel, 155 on the strip (128>128@56 3x3/2).
-COPY_COST, UNALIGNED = 8, 1.15
+# vectors that begin anywhere: less than 1.07 (64>64@56 3x3 is 6% faster on the strip), more than 1.01 (128>128@56
+# 3x3/2 is 4% faster in a panel).
+COPY_COST, UNALIGNED = 8, 1.05
 # Filters from which on a block of NC_BYTES is large enough.
 MANY_FILTERS = 64
 # Products of a packed element, filters times taps, from which on packing it once more for other threads costs little.
 LEAST_PRODUCTS = 64
-# What a block costs besides its products, for each channel, in copies of a vector.
-STARTS = 40
+# What a block costs besides its products, for each channel, in copies of a vector: 32>128@112 3x3 takes 14% longer in
+# rows than in pairs of rows, which are fewer visits to the pages of x and y.
+STARTS = 160
 # What a vector costs more for each one that its register tile has less than others: 8 x 2 runs at 200 GF/s where 8 x 3
 # does at 213.
 NARROW = 0.06

@@ -23,7 +23,7 @@ from .base import (
     round_up,
     shares_of_sums,
 )
-from .direct import UNALIGNED, odd_lines, register_tile, strip_elements
+from .direct import odd_lines, register_tile, strip_elements
 
 # Multiply-adds that cost as much as copying a vector of the taps of a pixel beside the others.
 GATHERING_COST = 6
@@ -43,6 +43,8 @@ FILTERS_DEPTH = 128
 # narrow. Sorting one by columns of a stride costs more, in NHWC twice as much.
 COPYING, TURNING, BY_PIXELS, BY_PIXELS_L2, BY_FILTERS = 4, 10, 1.2, 1.7, 1.2
 SORTING = 20
+# What pixels in the vector cost more where rows of x and dy begin anywhere.
+UNALIGNED = 1.15
 # Pixels from which the bound of Winograd's rounding, 3 times direct's, has room for sums in lanes: of 256, direct
 # would have a third of Winograd's rounding, of more pixels 0.4 to 0.5.
 LEAST_PIXELS = 1024
