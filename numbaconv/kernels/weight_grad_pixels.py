@@ -260,17 +260,25 @@ def add_pixel_shares(scratch, arguments, worker):
         group, block = divmod(piece, blocks)
         for j in range(block * LINES, min(lines, (block + 1) * LINES)):
             source = moved(partial, group * sums_pitch + j * line)
+            of_row = j * w_row if turned else place_of_sum(j, by_channel, by_tap, C, KH, KW, w_channel, w_kh, w_kw)
+            out = moved(dw, group * w_group + of_row)
             for start in range(0, along, lanes):
                 count = min(lanes, along - start)
                 add_up(stage, moved(source, start), shares, groups * sums_pitch, count)
                 if runs:
                     step = w_channel if KH * KW == 1 else 1
-                    out = moved(dw, group * w_group + j * w_row + start * step)
-                    write_run(out, step, stage, count, accumulate)
-                    continue
-                for i in range(count):
-                    f, k = (j, start + i) if turned else (start + i, j)
-                    c, kh, kw = k // by_channel % C, k // by_tap // KW % KH, k // by_tap % KW
-                    place = group * w_group + f * w_row + c * w_channel + kh * w_kh + kw * w_kw
-                    value = load(stage, i)
-                    store(dw, place, load(dw, place) + value if accumulate else value)
+                    write_run(moved(out, start * step), step, stage, count, accumulate)
+                elif not turned:  # filters of one tap
+                    write_run(moved(out, start * w_row), w_row, stage, count, accumulate)
+                else:
+                    for i in range(count):
+                        place = place_of_sum(start + i, by_channel, by_tap, C, KH, KW, w_channel, w_kh, w_kw)
+                        value = load(stage, i)
+                        store(out, place, load(out, place) + value if accumulate else value)
+
+
+@helper
+def place_of_sum(k, by_channel, by_tap, C, KH, KW, w_channel, w_kh, w_kw):
+    """Where the weight of k = c * by_channel + tap * by_tap is behind the first one of its filter."""
+    c, kh, kw = k // by_channel % C, k // by_tap // KW % KH, k // by_tap % KW
+    return c * w_channel + kh * w_kh + kw * w_kw
