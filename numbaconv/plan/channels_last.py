@@ -27,12 +27,15 @@ def fits(axes: Axes, p: Product, dtype: np.dtype) -> bool:
     """Whether filters go to the vector.
 
     In NHWC where those of a group fill three quarters of their vectors, or where a 1 x 1 kernel reads x where it lies.
+    Not where columns of taps lie apart and each is a short product, of few channels or of few pixels.
     In NCHW where few channels at a stride beyond 2 are brought side by side faster than their columns are sorted by
     phase (3>64@224 11x11/4: 144 against 130 GF/s) and filters fill three quarters of their tiles.
     """
     lanes = tiling.lanes(dtype.itemsize)
     if axes == LAYOUTS["NHWC"]:
         enough = (4 if p.groups == 1 else 2) * p.F >= lanes
+        if p.KW > 1 and p.dilation[1] != 1 and min(p.C, p.OW) <= lanes:
+            return False
         once = enough and p.KH == p.KW == 1 and p.stride == (1, 1)
         return once or 4 * p.F >= 3 * round_up(p.F, lanes)
     few = axes == LAYOUTS["NCHW"] and p.C <= MERGED and min(p.stride) > 2
