@@ -28,8 +28,10 @@ STARTS = 160
 NARROW = 0.06
 # Filters up to which a 1 x 1 kernel reads x where it lies, and channels at a time: each is on a page of its own, of
 # which the first level of translation knows 64 to 96. Not more than half as many at multiples of a distance at which
-# channels meet in a quarter of the sets of L1.
+# channels meet in a quarter of the sets of L1. Twice as many filters where a channel is small: 64>32@56 takes 10% less
+# time, 88>24@72 20% more.
 FEW_FILTERS, PAGES, FEW_SETS = 2 * tiling.MR, 64, 1024
+SMALL_CHANNEL = 16 * 1024
 
 
 def block_forward(p: Product, dtype: np.dtype) -> forward.Blocking:
@@ -122,7 +124,8 @@ def _few_filters(p: Product, dtype: np.dtype) -> bool:
     From the shape alone, since it decides the order of the sums; arrays whose pixels lie apart are copied all the same.
     """
     pixels, lanes = p.OH * p.OW, tiling.lanes(dtype.itemsize)
-    return p.pointwise and p.F <= FEW_FILTERS and pixels >= lanes
+    few = FEW_FILTERS if pixels * dtype.itemsize > SMALL_CHANNEL else 2 * FEW_FILTERS
+    return p.pointwise and p.F <= few and pixels >= lanes
 
 
 def strip_elements(p: Product, images: int, rows: int, columns: int, batch: int) -> int:
