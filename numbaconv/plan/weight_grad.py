@@ -39,9 +39,10 @@ PIXEL_BYTES = 4096
 # Outputs of a block with filters in the vector, so that those of a tile and their taps stay in L1.
 FILTERS_DEPTH = 128
 # Multiply-adds of vectors that cost as much as copying a vector into a strip, as turning one, as one with pixels in the
-# vector, whose tile loads 11 vectors for 24 of them, from L1 or from L2, and as one with filters in it, whose tiles are
-# narrow. Sorting one by columns of a stride costs more, in NHWC twice as much.
-COPYING, TURNING, BY_PIXELS, BY_PIXELS_L2, BY_FILTERS = 4, 10, 1.2, 1.7, 1.2
+# vector, whose tile loads 11 vectors for 24 of them, from L1 or from L2, as one with filters in it, whose tiles are
+# narrow, and as one of a narrow tile of gathered taps. Sorting one by columns of a stride costs more, in NHWC twice as
+# much.
+COPYING, TURNING, BY_PIXELS, BY_PIXELS_L2, BY_FILTERS, NARROW = 4, 10, 1.2, 1.7, 1.2, 1.1
 SORTING = 20
 # What pixels in the vector cost more where rows of x and dy begin anywhere.
 UNALIGNED = 1.15
@@ -239,12 +240,17 @@ def _cost_of_channels(g: Geometry, dtype: np.dtype, axes: Axes, lanes: int) -> f
     b = block_weight_grad(g, dtype, axes, y[layout], (0, 0, 0, 0), True)
     C, F = g.C // g.groups, g.F // g.groups
     apart = g.KW if g.dilation[1] != 1 else 1
-    blocks, last = divmod(C, b.CB)
-    stretches = [-(-channels * (g.KW // apart) // lanes) for channels in [b.CB] * blocks + [last]]
-    vectors = b.line // lanes if b.gathered else g.KH * apart * sum(stretches)
-    cost: float = vectors * _rows_of_tiles(F)
     if b.gathered:
+        vectors = -(-C * g.KH * g.KW // lanes)
+        narrow = vectors % tiling.VECTORS
+        if tiling.VECTORS == 3 and narrow == 1:
+            narrow = min(4, vectors)  # two tiles of 2, as :func:`..gemm.vectors_of_tile` has it
+        cost = (vectors + (NARROW - 1) * narrow) * _rows_of_tiles(F)
         cost += GATHERING_COST * g.KH * apart * -(-C * g.KW // apart // lanes)
+    else:
+        blocks, last = divmod(C, b.CB)
+        stretches = [-(-channels * (g.KW // apart) // lanes) for channels in [b.CB] * blocks + [last]]
+        cost = g.KH * apart * sum(stretches) * _rows_of_tiles(F)
     of_x = of_y = COPYING if layout == "NHWC" else TURNING
     if C <= pixels.MERGED:
         of_x = COPYING
