@@ -73,24 +73,54 @@ def block_weight_grad(
     reach = ((g.KH - 1) * g.dilation[0] + 1) * ((g.KW - 1) * g.dilation[1] + 1)
     while CB > lanes and reach * CB > budget:
         CB = round_up(CB // 2, lanes)
+    # Vectors of a pixel's taps: of those that lie side by side, and of all of them.
+    apart = g.KW if g.dilation[1] != 1 else 1
+    runs, kernel = g.KH * apart * -(-CB * (g.KW // apart) // lanes), -(-CB * g.KH * g.KW // lanes)
+    gathers = C == CB and (runs - kernel) * FB > GATHERING_COST * runs
+    depth, lines, line = tiling.DEPTH, g.KH * apart, round_up(CB * (g.KW // apart), lanes)
+    if gathers:
+        lines, line = 1, (kernel | 1) * lanes  # so that the taps of pixels do not meet in one set of L1
+        depth = max(1, min(depth, budget // 2 // line))
+        budget //= 2
+    images, rows, columns, in_place = _block_of_outputs(g, dtype, axes, y, CB, depth, budget)
+    blocks = -(-g.N // images) * -(-g.OH // rows) * -(-g.OW // columns)
+    sums = g.groups * round_up(F, tiling.MR) * max(1, -(-C // CB)) * lines * line
+    shares = shares_of_sums(g.N * g.OH * g.OW, blocks, f_blocks * c_blocks, sums * dtype.itemsize)
+    # How filters are cut moves no sum: for so many threads as there are.
+    if not gathers:
+        wanted = min(-(-pieces_of_output() // (shares * c_blocks)), F * g.KH * g.KW // LEAST_FILTERS)
+        FB = round_up(-(-F // max(-(-F // most_F), wanted)), tiling.MR)
+    whole_tiles = F % tiling.MR in EXACT_ROWS and C % lanes == 0 and C % CB == 0 and g.groups == 1
+    whole = bool(g.KH * g.KW == shares == 1 and w[:2] == (C, 1) and whole_tiles and not accumulate)
+    strip = round_up(_strip_of_channels(g, CB, lanes, images, rows, columns) + lanes, 64 // dtype.itemsize)
+    gathered = (images * rows * columns + 1) * line if gathers else 0
+    # Where all pixels of a block are at one distance, panels of dy stream by: packed ones, or rows of pixels if those
+    # of a tile fit L1. Not panels that lie side by side in one line.
+    fits = images * rows * columns * tiling.VECTORS * tiling.VECTOR_BYTES <= tiling.L1_BYTES
+    streams = (gathers or g.KH * g.KW == 1) and (not in_place or (fits and y[1] != 1))
+    at_once = min(FB, AT_ONCE) if streams else tiling.MR
+    return weight_grad.Blocking(
+        shares, together, FB, CB, images, rows, columns, line, strip, gathered, at_once, in_place, whole
+    )
 
-    apart = g.KW == 1 or g.dilation[1] != 1
-    pitch = CB + (lanes if apart and CB > 4 * lanes and CB % (2 * lanes) == 0 else 0)
+
+def _strip_of_channels(g: Geometry, CB: int, lanes: int, images: int, rows: int, columns: int) -> int:
+    """Elements of a strip of CB channels for so many outputs; how pixels are apart is the kernel's choice."""
+    alone = g.KW == 1 or g.dilation[1] != 1
+    pitch = CB + (lanes if alone and CB > 4 * lanes and CB % (2 * lanes) == 0 else 0)
+    height = (rows - 1) * g.stride[0] + (g.KH - 1) * g.dilation[0] + 1
+    return images * height * ((columns - 1) * g.stride[1] + (g.KW - 1) * g.dilation[1] + 1) * pitch
+
+
+def _block_of_outputs(
+    g: Geometry, dtype: np.dtype, axes: Axes, y: Strides, CB: int, depth: int, budget: int
+) -> tuple[int, int, int, bool]:
+    """(images, rows, columns) of about `depth` outputs whose strip fits the budget, and whether dy is read in place."""
+    lanes = tiling.lanes(dtype.itemsize)
 
     def strip(images: int, rows: int, columns: int) -> int:
-        height = (rows - 1) * g.stride[0] + (g.KH - 1) * g.dilation[0] + 1
-        return images * height * ((columns - 1) * g.stride[1] + (g.KW - 1) * g.dilation[1] + 1) * pitch
+        return _strip_of_channels(g, CB, lanes, images, rows, columns)
 
-    depth = tiling.DEPTH
-    # Vectors of a pixel's taps: of those that lie side by side, and of all of them.
-    runs, kernel = g.KH * -(-CB * g.KW // lanes), -(-CB * g.KH * g.KW // lanes)
-    if g.dilation[1] != 1:
-        runs = g.KH * g.KW * -(-CB // lanes)
-    gathers = C == CB and (runs - kernel) * FB > GATHERING_COST * runs
-    if gathers:
-        kernel |= 1  # so that the taps of pixels do not meet in one set of L1
-        depth = max(1, min(depth, budget // 2 // (kernel * lanes)))
-        budget //= 2
     # Where the batch lies together, a vector of images first.
     images = min(g.N, lanes) if axes == LAYOUTS["HWCN"] and g.N > 0 else 1
     depth = max(1, depth // images)
@@ -111,28 +141,7 @@ def block_weight_grad(
         while images > 1 and strip(images, rows, columns) > budget:
             images -= 1
         in_place = in_place and images == 1
-    blocks = -(-g.N // images) * -(-g.OH // rows) * -(-g.OW // columns)
-    line = kernel * lanes if gathers else round_up(CB * (g.KW if g.dilation[1] == 1 else 1), lanes)
-    lines = 1 if gathers else g.KH * (g.KW if g.dilation[1] != 1 else 1)
-    sums = g.groups * round_up(F, tiling.MR) * max(1, -(-C // CB)) * lines * line
-    pieces = f_blocks * c_blocks
-    shares = shares_of_sums(g.N * g.OH * g.OW, blocks, pieces, sums * dtype.itemsize)
-    # How filters are cut moves no sum: for so many threads as there are.
-    if not gathers:
-        wanted = min(-(-pieces_of_output() // (shares * c_blocks)), F * g.KH * g.KW // LEAST_FILTERS)
-        FB = round_up(-(-F // max(-(-F // most_F), wanted)), tiling.MR)
-    whole_tiles = F % tiling.MR in EXACT_ROWS and C % lanes == 0 and C % CB == 0 and g.groups == 1
-    whole = bool(g.KH * g.KW == shares == 1 and w[:2] == (C, 1) and whole_tiles and not accumulate)
-    strip_size = round_up(strip(images, rows, columns) + lanes, 64 // dtype.itemsize)
-    gathered = (images * rows * columns + 1) * line if gathers else 0
-    # Where all pixels of a block are at one distance, panels of dy stream by: packed ones, or rows of pixels if those
-    # of a tile fit L1. Not panels that lie side by side in one line.
-    fits = images * rows * columns * tiling.VECTORS * tiling.VECTOR_BYTES <= tiling.L1_BYTES
-    streams = (gathers or g.KH * g.KW == 1) and (not in_place or (fits and y[1] != 1))
-    at_once = min(FB, AT_ONCE) if streams else tiling.MR
-    return weight_grad.Blocking(
-        shares, together, FB, CB, images, rows, columns, line, strip_size, gathered, at_once, in_place, whole
-    )
+    return images, rows, columns, in_place
 
 
 def block_pixels(p: Product, dtype: np.dtype, axes: Axes) -> weight_grad_pixels.Blocking:
