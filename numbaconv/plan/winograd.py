@@ -14,7 +14,7 @@ from ..kernels.launch import Program
 from ..kernels.problem import Product
 from ..kernels.winograd import forward, weight_grad
 from ..kernels.winograd.algebra import TAPS
-from .base import PIECES, Axes, Plan, Strides, enough_work, even_blocks, round_up, upright
+from .base import MOST_PIECES, PIECES, Axes, Plan, Strides, enough_work, even_blocks, round_up, upright
 
 # Scratch of all workers is at most 8 MiB, an eighth of it for pixels on their way. y and dx make their blocks smaller
 # where there are many threads, which moves no sum; dw, whose tiles decide its sums, has fewer channels in a piece, and
@@ -69,6 +69,8 @@ def grad_variant(g: Geometry) -> int:
 
 # Tiles that dw sums before it adds them to the rest: longer sums have larger rounding errors.
 MOST_TILES = 64
+# Blocks of them that dw adds up one after the other, for the same reason: in shares of so many bytes at most.
+SHARE_BLOCKS, SHARES_BYTES = 128, 1 << 20
 # Images of a block in HWCN, where they lie side by side.
 IMAGES = 16
 
@@ -227,7 +229,9 @@ def block_weight_grad(
     filters = _odd(-(-round_up(FB, tiling.FILTERS_MR) // lanes), lanes)
     capacity = images * rows * columns
     pieces = g.groups * -(-F // FB) * -(-C // CB)
-    shares = max(1, min(blocks, -(-PIECES // pieces)))
+    size = g.groups * round_up(F, weight_grad.MR) * -(-C // CB) * TAPS * TAPS * CB * dtype.itemsize
+    many = min(-(-blocks // SHARE_BLOCKS), MOST_PIECES, SHARES_BYTES // max(1, size))
+    shares = max(1, min(blocks, max(-(-PIECES // pieces), many)))
 
     def blocking(CB: int) -> weight_grad.Blocking:
         return weight_grad.Blocking(
