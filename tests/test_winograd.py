@@ -223,7 +223,7 @@ def explain(N, C, extent, F, **options):
 @pytest.mark.parametrize("dtype", (np.float32, np.float64))
 @pytest.mark.parametrize(("C", "F"), [(3, 64), (64, 64), (512, 512), (64, 2048), (2048, 64), (40, 1000)])
 def test_scratch_is_bounded(C, F, dtype):
-    """8 MiB for all workers together, whatever the extents are; partial dw in at most 8 shares."""
+    """8 MiB for all workers together, whatever the extents are; partial dw in at most 8 shares, or half a MiB."""
     small, large, huge = (explain(N, C, H, F, dtype=dtype).plans for N, H in ((8, 28), (64, 112), (512, 448)))
     for plan in (*small, *large, *huge):
         workers = min(plan.program.workers, numba.config.NUMBA_NUM_THREADS)

@@ -70,7 +70,7 @@ def grad_variant(g: Geometry) -> int:
 # Tiles that dw sums before it adds them to the rest: longer sums have larger rounding errors.
 MOST_TILES = 64
 # Blocks of them that dw adds up one after the other, for the same reason: in shares of so many bytes at most.
-SHARE_BLOCKS, SHARES_BYTES = 128, 1 << 20
+SHARE_BLOCKS, SHARES_BYTES = 128, 1 << 19
 # Images of a block in HWCN, where they lie side by side.
 IMAGES = 16
 
