@@ -38,6 +38,7 @@ MR, VECTORS = (8, 3) if AVX512 else (8, 2) if NEON else (6, 2)
 # left over. Products that are 32 to 64 deep, as Winograd's, run at 196 to 215 GF/s.
 FILTERS_MR, FILTERS_VECTORS = (6, 4) if AVX512 else (MR, VECTORS)
 
+# The first level of cache, as it is with these instructions: Zen 3 and 4 have 32 KiB, Sapphire Rapids 48.
 L1_BYTES = (48 if AVX512 else 32) * 1024
 # Outputs of a filter in a block, whose rows of x lie in one strip.
 NC_BYTES = 15 * 64

@@ -186,9 +186,7 @@ def weight_grad(scratch, arguments, worker):
         f, c = f_block * FB, c_block * CB
         filters, channels = min(FB, F - f), min(CB, C - c)
         stretch = channels * (KW // taps_apart)
-        pitch = channels  # of a pixel; where no stretch goes beyond it, so that pixels do not meet in one set of L1
-        if KW == taps_apart and channels > 4 * lanes and channels % (2 * lanes) == 0:
-            pitch += lanes
+        pitch = pixel_pitch(channels, taps_apart == KW, lanes)
         first, last = share * blocks // shares, (share + 1) * blocks // shares
         steps = (max(last, 1) - first) * (last_group - first_group)
         for step in range(steps):  # one of no images writes the zeros of an empty batch
@@ -240,6 +238,15 @@ def weight_grad(scratch, arguments, worker):
                         moved(sums, r * f_pitch + tap * line), f_pitch, mode, dy, 0,
                     )  # fmt: skip
                 r += rows_of_a
+
+
+@helper
+def pixel_pitch(channels, alone, lanes):
+    """Elements from one pixel of a strip to the next; `alone`: no stretch of taps goes beyond a pixel.
+
+    Many channels are then an odd number of vectors, so that pixels do not meet in one set of L1.
+    """
+    return channels + (lanes if alone and channels > 4 * lanes and channels % (2 * lanes) == 0 else 0)
 
 
 @helper

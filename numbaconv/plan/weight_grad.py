@@ -1,4 +1,4 @@
-"""Blocks of the weight gradient, from the shape alone: channels in the vector, or pixels."""
+"""Blocks of the weight gradient, from the shape alone: channels in the vector, or pixels, or filters."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from ..geometry import LAYOUTS, Geometry
 from ..kernels import pixels, tiling, weight_grad, weight_grad_filters, weight_grad_pixels
-from ..kernels.gemm import EXACT_ROWS
+from ..kernels.gemm import EXACT_ROWS, vectors_of_tile
 from ..kernels.launch import Address, Launch, Program
 from ..kernels.problem import Product, forward_problem
 from . import winograd
@@ -82,7 +82,8 @@ def block_weight_grad(
         lines, line = 1, (kernel | 1) * lanes  # so that the taps of pixels do not meet in one set of L1
         depth = max(1, min(depth, budget // 2 // line))
         budget //= 2
-    images, rows, columns, in_place = _block_of_outputs(g, dtype, axes, y, CB, depth, budget)
+    pitch = weight_grad.pixel_pitch.py_func(CB, apart == g.KW, lanes)
+    images, rows, columns, in_place = _block_of_outputs(g, dtype, axes, y, depth, budget // pitch)
     blocks = -(-g.N // images) * -(-g.OH // rows) * -(-g.OW // columns)
     sums = g.groups * round_up(F, tiling.MR) * max(1, -(-C // CB)) * lines * line
     shares = shares_of_sums(g.N * g.OH * g.OW, blocks, f_blocks * c_blocks, sums * dtype.itemsize)
@@ -92,7 +93,7 @@ def block_weight_grad(
         FB = round_up(-(-F // max(-(-F // most_F), wanted)), tiling.MR)
     whole_tiles = F % tiling.MR in EXACT_ROWS and C % lanes == 0 and C % CB == 0 and g.groups == 1
     whole = bool(g.KH * g.KW == shares == 1 and w[:2] == (C, 1) and whole_tiles and not accumulate)
-    strip = round_up(_strip_of_channels(g, CB, lanes, images, rows, columns) + lanes, 64 // dtype.itemsize)
+    strip = round_up(_strip_pixels(g, images, rows, columns) * pitch + lanes, 64 // dtype.itemsize)
     gathered = (images * rows * columns + 1) * line if gathers else 0
     # Where all pixels of a block are at one distance, panels of dy stream by: packed ones, or rows of pixels if those
     # of a tile fit L1. Not panels that lie side by side in one line.
@@ -104,33 +105,26 @@ def block_weight_grad(
     )
 
 
-def _strip_of_channels(g: Geometry, CB: int, lanes: int, images: int, rows: int, columns: int) -> int:
-    """Elements of a strip of CB channels for so many outputs; how pixels are apart is the kernel's choice."""
-    alone = g.KW == 1 or g.dilation[1] != 1
-    pitch = CB + (lanes if alone and CB > 4 * lanes and CB % (2 * lanes) == 0 else 0)
-    height = (rows - 1) * g.stride[0] + (g.KH - 1) * g.dilation[0] + 1
-    return images * height * ((columns - 1) * g.stride[1] + (g.KW - 1) * g.dilation[1] + 1) * pitch
+def _strip_pixels(p: Geometry | Product, images: int, rows: int, columns: int) -> int:
+    """Pixels of x that so many outputs look at."""
+    height = (rows - 1) * p.stride[0] + (p.KH - 1) * p.dilation[0] + 1
+    return images * height * ((columns - 1) * p.stride[1] + (p.KW - 1) * p.dilation[1] + 1)
 
 
 def _block_of_outputs(
-    g: Geometry, dtype: np.dtype, axes: Axes, y: Strides, CB: int, depth: int, budget: int
+    g: Geometry, dtype: np.dtype, axes: Axes, y: Strides, depth: int, most: int
 ) -> tuple[int, int, int, bool]:
-    """(images, rows, columns) of about `depth` outputs whose strip fits the budget, and whether dy is read in place."""
-    lanes = tiling.lanes(dtype.itemsize)
-
-    def strip(images: int, rows: int, columns: int) -> int:
-        return _strip_of_channels(g, CB, lanes, images, rows, columns)
-
+    """(images, rows, columns) of about `depth` outputs, `most` pixels of a strip, and whether dy is read in place."""
     # Where the batch lies together, a vector of images first.
-    images = min(g.N, lanes) if axes == LAYOUTS["HWCN"] and g.N > 0 else 1
+    images = min(g.N, tiling.lanes(dtype.itemsize)) if axes == LAYOUTS["HWCN"] and g.N > 0 else 1
     depth = max(1, depth // images)
     columns = even_blocks(g.OW, depth)
     parts = 1
-    while columns > 1 and strip(images, 1, columns) > budget:
+    while columns > 1 and _strip_pixels(g, images, 1, columns) > most:
         parts += 1
         columns = even_blocks(g.OW, -(-depth // parts))
     rows = max(1, min(g.OH, depth // columns))
-    while rows > 1 and strip(images, rows, columns) > budget:
+    while rows > 1 and _strip_pixels(g, images, rows, columns) > most:
         rows -= 1
     # The outputs of an image or of some rows of it, one after the other.
     one_run = columns == g.OW and y[2] == g.OW * y[3] or rows == 1
@@ -138,7 +132,7 @@ def _block_of_outputs(
     in_place = bool(images == 1 and one_run and near)
     if rows == g.OH and columns == g.OW and images == 1 and not (in_place and rows * columns >= LEAST_RUN):
         images = max(1, min(g.N, depth // (rows * columns)))
-        while images > 1 and strip(images, rows, columns) > budget:
+        while images > 1 and _strip_pixels(g, images, rows, columns) > most:
             images -= 1
         in_place = in_place and images == 1
     return images, rows, columns, in_place
@@ -177,12 +171,6 @@ def block_filters(p: Product, dtype: np.dtype) -> weight_grad_filters.Blocking:
     """Blocks of the nest with filters in the vector, from the shape and the strides of dy alone."""
     lanes, line = tiling.lanes(dtype.itemsize), 64 // dtype.itemsize
     taps = odd_lines(p.C * p.KH * p.KW, line)
-
-    def strip(images: int, rows: int, columns: int) -> int:
-        height = (rows - 1) * p.stride[0] + (p.KH - 1) * p.dilation[0] + 1
-        width = (columns - 1) * p.stride[1] + (p.KW - 1) * p.dilation[1] + 1
-        return round_up(images * height * width * p.C + lanes, line)
-
     depth = max(1, min(FILTERS_DEPTH, tiling.PANEL_BYTES // 2 // dtype.itemsize // taps))
     columns = even_blocks(p.OW, depth)
     rows = max(1, min(p.OH, depth // columns))
@@ -192,9 +180,8 @@ def block_filters(p: Product, dtype: np.dtype) -> weight_grad_filters.Blocking:
     one_run = rows == 1 or (columns == p.OW and y_h == p.OW * y_w)
     one_run = one_run and (images == 1 or p.y_strides[0] == p.OH * y_h)
     in_place = bool(y_f == 1 and one_run and p.F % lanes == 0)
-    b = weight_grad_filters.Blocking(
-        1, images, rows, columns, in_place, taps, round_up(p.F, lanes), strip(images, rows, columns)
-    )
+    strip = round_up(_strip_pixels(p, images, rows, columns) * p.C + lanes, line)
+    b = weight_grad_filters.Blocking(1, images, rows, columns, in_place, taps, round_up(p.F, lanes), strip)
     size = p.groups * b.sums(p) * dtype.itemsize
     return replace(b, shares=shares_of_sums(p.N * p.OH * p.OW, blocks, p.groups, size))
 
@@ -215,7 +202,7 @@ def _best_vector(
     """Which index is expected to be best in the vector: for new arrays, as other ones have to get their bits."""
     if winograd.supports((g.KH, g.KW), g.stride, g.dilation) and g.N * g.OH * g.OW < LEAST_PIXELS:
         return "channels"
-    if _better_swapped(g, axes, dtype.itemsize):
+    if _better_swapped(p, axes, dtype.itemsize):
         g = replace(g, C=g.F, F=g.C)
     lanes = tiling.lanes(dtype.itemsize)
     most = tiling.PANEL_BYTES // dtype.itemsize
@@ -251,10 +238,7 @@ def _cost_of_channels(g: Geometry, dtype: np.dtype, axes: Axes, lanes: int) -> f
     apart = g.KW if g.dilation[1] != 1 else 1
     if b.gathered:
         vectors = -(-C * g.KH * g.KW // lanes)
-        narrow = vectors % tiling.VECTORS
-        if tiling.VECTORS == 3 and narrow == 1:
-            narrow = min(4, vectors)  # two tiles of 2, as :func:`..gemm.vectors_of_tile` has it
-        cost = (vectors + (NARROW - 1) * narrow) * _rows_of_tiles(F)
+        cost = (vectors + (NARROW - 1) * _narrow(vectors)) * _rows_of_tiles(F)
         cost += GATHERING_COST * g.KH * apart * -(-C * g.KW // apart // lanes)
     else:
         blocks, last = divmod(C, b.CB)
@@ -282,18 +266,28 @@ def _rows_of_tiles(rows: int) -> int:
     return whole + (0 if tail == 0 else 4 if tail <= 4 else tiling.MR)
 
 
-def _better_swapped(g: Geometry, axes: Axes, itemsize: int) -> bool:
+def _narrow(vectors: int) -> int:
+    """How many of the vectors of a row are in tiles that are not as wide as others."""
+    narrow = 0
+    while vectors > 0:
+        width = vectors_of_tile.py_func(vectors, tiling.MR)
+        narrow += width if width < tiling.VECTORS else 0
+        vectors -= width
+    return narrow
+
+
+def _better_swapped(p: Product, axes: Axes, itemsize: int) -> bool:
     """Whether a 1 x 1 kernel better has filters in the vector, and dw comes out transposed.
 
     The fewer are turned where pixels lie together. Where channels do, the fewer are cut into panels.
     """
     # In groups each would be transposed by itself, which the strides of dw do not say.
-    if axes == LAYOUTS["HWCN"] or not (g.groups == g.KH == g.KW == 1 and g.stride == (1, 1)) or any(g.padding):
+    if axes == LAYOUTS["HWCN"] or p.groups > 1 or not p.pointwise:
         return False
-    more = g.C - g.F
+    more = p.C - p.F
     if axes == LAYOUTS["NHWC"]:
-        more = g.F - g.C if g.F * itemsize > FAR_BYTES else 0  # in place, else
-    return g.N * g.OH * g.OW * more > TURNING_COST * g.C * g.F
+        more = p.F - p.C if p.F * itemsize > FAR_BYTES else 0  # in place, else
+    return p.N * p.OH * p.OW * more > TURNING_COST * p.C * p.F
 
 
 def plan_weight_grad(plan: Plan, x: Strides, y: Strides, start: int, w: Strides) -> Plan:
@@ -316,7 +310,7 @@ def plan_weight_grad(plan: Plan, x: Strides, y: Strides, start: int, w: Strides)
     if all(a[2] == g.OW * a[3] for a in (x, y)):
         seen = flat
     names, filters, channels = plan.arrays, "filters", "channels"
-    if _better_swapped(seen, plan.axes, dtype.itemsize):
+    if _better_swapped(p, plan.axes, dtype.itemsize):
         seen = replace(seen, C=seen.F, F=seen.C)
         x, y, w, names = y, x, (w[1], w[0], w[2], w[3]), ("dy", "x", "bias", "dw")
         filters, channels = channels, filters
