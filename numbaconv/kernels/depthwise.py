@@ -88,7 +88,7 @@ SHAPE = (
     "counter", "x", "x_n", "x_c", "x_h", "x_w", "y", "y_n", "y_c", "y_h", "y_w", "weight", "w_c", "w_kh", "w_kw",
     "N", "C", "H", "W", "OH", "OW", "KH", "KW", "stride_h", "stride_w", "dilation_h", "dilation_w", "top", "left",
     "bias", "bias_c", "partial", "shares", "parts", "rows", "together", "strip_size", "in_turn", "group",
-    "w_out", "w_in", "accumulate", "scratch_size",
+    "w_out", "w_in", "in_place", "accumulate", "scratch_size",
 )  # fmt: skip
 SHAPE_COUNT = len(SHAPE)
 
@@ -97,14 +97,14 @@ SHAPE_COUNT = len(SHAPE)
 def depthwise_forward(scratch, arguments, worker):
     """Pieces: image, block of channels, block of `rows` rows of y.
 
-    Outputs of channels-last arrays whose taps are all in x are computed in place, and the others, on up to four sides
-    of them, from a strip with the padding. Groups of a few channels each, as `pack_group_taps` has them, from as
-    many strips.
+    With `in_place`, outputs of channels-last arrays whose taps are all in x are computed where they lie; the others, on
+    up to four sides of them, and without it all, from a strip with the padding. Groups of a few channels each, as
+    `pack_group_taps` has them, from as many strips.
     """
     (
         _, x_address, x_n, x_c, x_h, x_w, y_address, y_n, y_c, y_h, y_w, weight_address, w_c, w_kh, w_kw,
         N, C, H, W, OH, OW, KH, KW, stride_h, stride_w, dilation_h, dilation_w, top, left,
-        bias_address, bias_c, _, _, _, rows, together, strip_size, in_turn, group, w_out, w_in, accumulate,
+        bias_address, bias_c, _, _, _, rows, together, strip_size, in_turn, group, w_out, w_in, in_place, accumulate,
         scratch_size,
     ) = unpacked(arguments, SHAPE_COUNT)  # fmt: skip
     x, y = pointer(x_address, scratch), pointer(y_address, scratch)
@@ -146,7 +146,7 @@ def depthwise_forward(scratch, arguments, worker):
         top_row, left_column = oh * stride_h - top, -left
         # Rows from above to below and columns from first to last need no padding.
         above, below, first, last = height, height, 0, 0
-        if x_c == 1 and y_c == 1 and channels % lanes == 0 and group == 1 and not accumulate:
+        if in_place and channels % lanes == 0:
             above, below = inside(top_row, stride_h, H - reach_h + 1, height)
             first, last = inside(left_column, stride_w, W - reach_w + 1, OW)
             if last - first < 4:
@@ -171,12 +171,13 @@ def depthwise_forward(scratch, arguments, worker):
             size = ((v_end - v - 1) * stride_h + reach_h) * columns * together
             clear(moved(strip, size), 3 * stride_w * together)
             # By rows, or by columns where rows do not fill a register tile.
-            height_here, width_here = v_end - v, u_end - u
-            lines, count = height_here, width_here
-            line_of_out, line_step = width_here * together, stride_h * columns * together
-            pixel_of_out, pixel_step = together, stride_w * together
-            if width_here < 4 and height_here >= 4:
-                lines, count = width_here, height_here
+            lines, count = v_end - v, u_end - u
+            corner = moved(out, v * y_h + u * y_w)
+            direct = writes_in_place(y_c, channels, lanes, max(lines, count), accumulate)
+            target, line_of_out, pixel_of_out = (corner, y_h, y_w) if direct else (sums, count * together, together)
+            line_step, pixel_step = stride_h * columns * together, stride_w * together
+            if count < 4 and lines >= 4:
+                lines, count = count, lines
                 line_of_out, pixel_of_out = pixel_of_out, line_of_out
                 line_step, pixel_step = pixel_step, line_step
             vertical, horizontal = (0, 1, KH, dilation_h * columns), (0, 1, KW, dilation_w)
@@ -191,13 +192,14 @@ def depthwise_forward(scratch, arguments, worker):
                 vectors = moved(taps, i * (tap_count + 1))
                 for h in range(lines):
                     row_of_sums(
-                        moved(sums, h * line_of_out + i), pixel_of_out, count, moved(strip, h * line_step + i),
+                        moved(target, h * line_of_out + i), pixel_of_out, count, moved(strip, h * line_step + i),
                         pixel_step, vectors, places, tap_count, vector_load(vectors, tap_count * lanes),
                     )  # fmt: skip
-            unpack_pixels(
-                sums, together, 0, u_end - u, moved(out, v * y_h + u * y_w), 0, y_c, y_h, y_w, 1, v_end - v, u_end - u,
-                channels, accumulate,
-            )  # fmt: skip
+            if not direct:
+                unpack_pixels(
+                    sums, together, 0, u_end - u, corner, 0, y_c, y_h, y_w, 1, v_end - v, u_end - u, channels,
+                    accumulate,
+                )  # fmt: skip
 
 
 @helper
@@ -216,6 +218,12 @@ def sum_in_place(out, out_step, count, line, step, taps, places, tap_count, chan
                 moved(out, i * out_step + c), out_step, here, moved(line, i * step + c), step, vectors, places,
                 tap_count, vector_load(vectors, tap_count * lanes),
             )  # fmt: skip
+
+
+@helper
+def writes_in_place(step, channels, lanes, longest, accumulate):
+    """Whether sums go straight to channels-last pixels: if no register tile has more of them than there are."""
+    return step == 1 and channels % lanes == 0 and longest >= 4 and not accumulate
 
 
 @helper
@@ -240,7 +248,7 @@ def depthwise_input_grad(scratch, arguments, worker):
     (
         _, x_address, x_n, x_c, x_h, x_w, y_address, y_n, y_c, y_h, y_w, weight_address, w_c, w_kh, w_kw,
         N, C, H, W, OH, OW, KH, KW, stride_h, stride_w, dilation_h, dilation_w, top, left,
-        _, _, _, _, _, rows, together, strip_size, in_turn, _, _, _, accumulate, scratch_size,
+        _, _, _, _, _, rows, together, strip_size, in_turn, _, _, _, _, accumulate, scratch_size,
     ) = unpacked(arguments, SHAPE_COUNT)  # fmt: skip
     dx, dy, weight = (
         pointer(x_address, scratch),
@@ -274,9 +282,8 @@ def depthwise_input_grad(scratch, arguments, worker):
             channels, low, -before,
         )  # fmt: skip
         out = moved(dx, n * x_n + c * x_c + top_row * x_h)
-        # Channels-last rows are written where they belong, if no register tile has more pixels than one of them.
-        in_place = x_c == 1 and channels % lanes == 0 and W // stride_w >= 4 and not accumulate
-        sums_of_block, row, pixel = (out, x_h, x_w) if in_place else (sums, W * together, together)
+        direct = writes_in_place(x_c, channels, lanes, W // stride_w, accumulate)
+        target, row, pixel = (out, x_h, x_w) if direct else (sums, W * together, together)
         for first in range(0, channels, lanes):
             vectors, here = moved(taps, first * (KH * KW + 1)), min(lanes, channels - first)
             pack_taps(vectors, moved(weight, (c + first) * w_c), w_c, w_kh, w_kw, KH, KW, here)
@@ -291,11 +298,11 @@ def depthwise_input_grad(scratch, arguments, worker):
                 tap_count = fill_places(places, vertical, horizontal, KW, lanes, together)
                 for first in range(0, channels, lanes):
                     row_of_sums(
-                        moved(sums_of_block, h * row + w * pixel + first), stride_w * pixel,
+                        moved(target, h * row + w * pixel + first), stride_w * pixel,
                         (W - w + stride_w - 1) // stride_w, moved(strip, (v * columns + u) * together + first),
                         together, moved(taps, first * (KH * KW + 1)), places, tap_count, vector_zero(scratch),
                     )  # fmt: skip
-        if not in_place:
+        if not direct:
             unpack_pixels(sums, together, 0, W, out, 0, x_c, x_h, x_w, 1, height, W, channels, accumulate)
 
 
@@ -314,7 +321,7 @@ def launch(
 ) -> Launch:
     """One of the launches above; `arrays` are those in the place of x and y, `bias` where it begins and its stride.
 
-    `blocking` has rows, together, strip_size, shares, parts, in_turn, group, w_out and w_in by name.
+    `blocking` has rows, together, strip_size, shares, parts, in_turn, group, w_out, w_in and in_place by name.
     """
     values: dict[str, int | Address] = {"x": arrays[0], "y": arrays[1], "weight": weight}
     values |= dict(zip(("x_n", "x_c", "x_h", "x_w"), x, strict=True))

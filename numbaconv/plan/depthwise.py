@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import gcd
 
 from ..geometry import LAYOUTS, Geometry
 from ..kernels import depthwise, depthwise_taps, depthwise_weight_grad, tiling
@@ -19,14 +20,14 @@ from .base import (
     turned,
 )
 
-# Channels of channels-last arrays that are packed together: whole lines of 16 vectors, and rows of them in a strip.
-TOGETHER_BYTES = 1024
-
-
+# Channels of channels-last arrays that are packed together, whole lines: the fewer, the less what a register tile reads
+# of a row meets in the same sets of L1. In dx at a stride, whose register tiles read fewer pixels of a row.
+TOGETHER_BYTES, TOGETHER_BYTES_STRIDED = 512, 1024
+# Bytes after which memory meets the first set of L1 again, and lines that a set has, or more: at 15 to 30 of a register
+# tile in each, channels a power of two apart take up to 3 times as long in place.
+SETS_BYTES, WAYS = 4096, 8
 # Filters of a channel that are computed one after the other, each as a depthwise problem, rather than as small groups.
 MOST_FILTERS = 4
-
-
 # Channels of a group that are turned in the vector.
 GROUPS = (2, 4)
 
@@ -68,7 +69,8 @@ def plan_pass(plan: Plan, x: Strides, y: Strides, start: int, w: Strides, bias: 
     # follow from it, and the sums of dw from those.
     together = lanes
     if plan.axes == LAYOUTS["NHWC"]:
-        together = even_blocks(g.C, TOGETHER_BYTES // group // dtype.itemsize, lanes)
+        most_together = TOGETHER_BYTES if forward_like else TOGETHER_BYTES_STRIDED
+        together = even_blocks(g.C, most_together // group // dtype.itemsize, lanes)
     # Columns and rows of the packed strip, and of the sums or of the packed dy, for a block of `rows` rows.
     if forward_like:
         columns, out_columns, most = (g.OW - 1) * g.stride[1] + (g.KW - 1) * g.dilation[1] + 1, g.OW, g.OH
@@ -102,6 +104,7 @@ def plan_pass(plan: Plan, x: Strides, y: Strides, start: int, w: Strides, bias: 
         shares = shares_of_sums(g.N * g.OH * g.OW, g.N * row_blocks, 1, sums * dtype.itemsize)
         parts = min(c_blocks, -(-pieces_of_output() // shares))
         buffers = {"partial": shares * sums}
+    in_place = x[1] == y[1] == group == 1 and not plan.accumulate and _sets_of_l1_suffice(g, x, dtype.itemsize)
     in_turn = 1 if shares else max(1, pieces // most_claims())
     kernels = [(depthwise.depthwise_forward if forward_like else depthwise.depthwise_input_grad, pieces)]
     if shares:
@@ -114,6 +117,7 @@ def plan_pass(plan: Plan, x: Strides, y: Strides, start: int, w: Strides, bias: 
         biases = None if bias is None else (Address("bias", m * bias), filters * bias)
         blocking = {"rows": rows, "together": together, "strip_size": strip(rows), "in_turn": in_turn}
         blocking |= {"shares": shares, "parts": parts, "group": group, "w_out": w_out, "w_in": w_in}
+        blocking |= {"in_place": in_place}
         launches += [
             depthwise.launch(kernel, count, g, arrays, x, y, weight, w, biases, blocking, plan.accumulate)
             for kernel, count in kernels
@@ -124,6 +128,12 @@ def plan_pass(plan: Plan, x: Strides, y: Strides, start: int, w: Strides, bias: 
     blocks = {"channels": together, "rows": rows}
     what = "depthwise" if group == 1 else "groups turned in the vector"
     return replace(plan, reason=f"{plan.reason}; {what}", program=program, blocks=blocks)
+
+
+def _sets_of_l1_suffice(g: Geometry, x: Strides, itemsize: int) -> bool:
+    """Whether what a register tile reads of channels-last x fits the sets of L1 that it meets in."""
+    pixels = g.KH * ((depthwise.PIXELS - 1) * g.stride[1] + (g.KW - 1) * g.dilation[1] + 1)
+    return pixels * gcd(x[3] * itemsize, SETS_BYTES) <= WAYS * SETS_BYTES
 
 
 def _over_dy(g: Geometry) -> Geometry:
