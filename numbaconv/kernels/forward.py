@@ -1,6 +1,6 @@
 """Forward pass: y[f, pixel] = bias[f] + sum over c, kh, kw of weight[f, c, kh, kw] * x[c, what (kh, kw) reads].
 
-A product of F x K and K x pixels, K = (c, kh, kw): the packed weight is `a`, a padded strip of x is `b`.
+A product of F x K and K x pixels, K = (c, kh, kw): the weight is `a`, a padded strip of x is `b`.
 
     for a block of MC filters, and a block of output pixels:  one piece of work
         for a block of KC channels:                           so that the strip or the panel stays in L2
@@ -15,6 +15,9 @@ Between the rows lie KW - 1 columns that are computed and not stored. With many 
 copy of the strip for each tap, without them: a panel. A 1 x 1 kernel with few filters, which would read a copy once or
 twice, reads x itself.
 
+A filter whose taps and channels follow each other is a row of `a` as it lies. Others are packed, as those of the input
+gradient, where filters and channels have changed places: ahead, or by a piece where there are few of them.
+
 Pieces write different filters or pixels of y, and the order of each sum is that of K, whoever claims the
 piece: the same bits for any number of threads.
 """
@@ -25,7 +28,7 @@ from dataclasses import dataclass
 from math import prod
 
 from . import tiling
-from .gemm import ADD, BIASED, FRESH, multiply_panel
+from .gemm import ADD, BIASED, EXACT_ROWS, FRESH, multiply_panel
 from .jit import helper
 from .launch import Address, Launch, NestKernel
 from .packing import add_bias, compress_taps, pack_strip, place_of_tap, unpack_sums
@@ -52,7 +55,9 @@ class Blocking:
     #: Elements from one channel of the strip, and from one filter of the sums, to the next.
     strip_pitch: int
     pitch: int
-    #: Whether the weight is packed ahead, for all pieces of work, or by each piece.
+    #: Whether the weight is read where it lies, but for last rows that no register tile ends with.
+    weight_in_place: bool
+    #: Whether it is packed ahead, for all pieces of work; by each piece, if neither.
     packed: bool
     #: Whether blocks are `columns` pixels of all images one after the other, as a 1 x 1 kernel sees them.
     flat: bool
@@ -68,7 +73,8 @@ class Blocking:
     def scratch(self, p: Product) -> int:
         """Elements of scratch of a worker."""
         table = 2 * p.KH * p.KW
-        packed = 0 if self.packed else MR * self.KC * p.KH * p.KW
+        alone = self.packed or (self.weight_in_place and p.F % MR in EXACT_ROWS)
+        packed = 0 if alone else MR * self.KC * p.KH * p.KW
         panel = self.KC * p.KH * p.KW * self.pitch + self.pitch if self.group else 0
         return table + self.sums(p) + packed + panel + (self.group or self.KC) * self.strip_pitch
 
@@ -77,7 +83,7 @@ def launches(products: list[tuple[Product, Blocking]]) -> list[Launch]:
     """Pack the weight, if it is packed ahead, then multiply: one problem, or all parts of one kernel."""
     multiplying = []
     for p, b in products:
-        values = p.arguments() | {"panels": 0, "packed": b.packed}
+        values = p.arguments() | {"panels": 0, "packed": b.packed, "weight_in_place": b.weight_in_place}
         if b.packed:
             before = p.part.before() if p.part else 0
             values["panels"] = Address("panels", before * panel_elements(p, 1))
@@ -104,7 +110,7 @@ FORWARD = (
     "panels", "bias", "bias_f", "y", "y_n", "y_f", "y_h", "y_w", "N", "OH", "OW", "groups", "C", "F", "KH", "KW",
     "stride_h", "stride_w", "offset_h", "offset_w", "dilation_h", "dilation_w", "phases_h", "phases_w",
     "reach_h", "reach_w", "MC", "KC", "images", "rows", "columns", "batch", "strip_pitch", "pitch", "packed",
-    "flat", "group_size", "x_in_place", "in_turn", "accumulate", "scratch_size",
+    "weight_in_place", "flat", "group_size", "x_in_place", "in_turn", "accumulate", "scratch_size",
 )  # fmt: skip
 FORWARD_COUNT = len(FORWARD)
 
@@ -116,8 +122,8 @@ def forward(scratch, arguments, worker):
         _, x_address, x_n, x_c, x_h, x_w, H, W, weight_address, w_group, w_row, w_channel, w_kh, w_kw,
         panels_address, bias_address, bias_f, y_address, y_n, y_f, y_h, y_w, N, OH, OW, groups, C, F, KH, KW,
         stride_h, stride_w, offset_h, offset_w, dilation_h, dilation_w, phases_h, phases_w,
-        reach_h, reach_w, MC, KC, images, rows, columns, batch, strip_pitch, pitch, packed, flat, group_size,
-        x_in_place, in_turn, accumulate, scratch_size,
+        reach_h, reach_w, MC, KC, images, rows, columns, batch, strip_pitch, pitch, packed, weight_in_place, flat,
+        group_size, x_in_place, in_turn, accumulate, scratch_size,
     ) = unpacked(arguments, FORWARD_COUNT)  # fmt: skip
     x, y = pointer(x_address, scratch), pointer(y_address, scratch)
     weight, panels, bias = (
@@ -131,7 +137,8 @@ def forward(scratch, arguments, worker):
     panel = moved(sums, (MR if KC >= C else MC) * pitch)
     strip = moved(panel, (KC * taps + 1) * pitch if group_size else 0)
     a_panel = moved(strip, (group_size if group_size else KC) * strip_pitch)
-    table = integers(moved(a_panel, 0 if packed else MR * KC * taps))
+    alone = packed or (weight_in_place and F % MR in EXACT_ROWS)
+    table = integers(moved(a_panel, 0 if alone else MR * KC * taps))
     # Taps walk up from the lowest row and column, or down to it where the dilation is negative.
     base_h, base_w = min(0, (KH - 1) * dilation_h), min(0, (KW - 1) * dilation_w)
     blocks_n, blocks_h = (N + images * batch - 1) // (images * batch), (OH + rows - 1) // rows
@@ -213,10 +220,14 @@ def forward(scratch, arguments, worker):
             a = moved(panels, group * group_pitch + f // MR * a_pitch + c * taps * MR)
             for r in range(0, filters, MR):
                 rows_of_a = min(MR, filters - r)
+                a_row, a_step = 1, MR
                 if not packed:
-                    a = a_panel
-                    taps_of_a = moved(weight, group * w_group + (f + r) * w_row + c * w_channel)
-                    pack_weight_panel(a, rows_of_a, taps_of_a, w_row, w_channel, w_kh, w_kw, channels, KH, KW)
+                    a = moved(weight, group * w_group + (f + r) * w_row + c * w_channel)
+                    if weight_in_place and (rows_of_a == MR or rows_of_a in EXACT_ROWS):
+                        a_row, a_step = w_row, 1
+                    else:
+                        pack_weight_panel(a_panel, rows_of_a, a, w_row, w_channel, w_kh, w_kw, channels, KH, KW)
+                        a = a_panel
                 total, total_pitch = moved(sums, r * pitch if KC < C else 0), pitch
                 mode, bias_of_a = FRESH if c == 0 else ADD, moved(bias, (first + r) * bias_f)
                 whole = in_place and rows_of_a == MR
@@ -226,7 +237,7 @@ def forward(scratch, arguments, worker):
                 for v in range(runs if whole else 1):
                     image, h = divmod(v, height)
                     multiply_panel(
-                        rows_of_a, run if whole else count, rows_of_b, taps_of_b, table, a, 1, MR,
+                        rows_of_a, run if whole else count, rows_of_b, taps_of_b, table, a, a_row, a_step,
                         moved(b, (image * sum_rows + h) * sum_columns), b_pitch,
                         moved(total, image * y_n + h * y_h), total_pitch, mode, bias_of_a, bias_f,
                     )  # fmt: skip

@@ -14,7 +14,7 @@ computes and c has no use for never meets another one.
 from . import tiling
 from .jit import helper, named
 from .simd import lanes_of, load_integer, moved
-from .tiles import multiples, tile_add, tile_add_column, tile_multiply_add, tile_store, tile_zero
+from .tiles import multiples, tile_add, tile_add_column, tile_multiply_add, tile_store, tile_zero, walked
 
 MR = tiling.MR
 VECTORS = tiling.VECTORS
@@ -34,12 +34,12 @@ def make_micro_kernel(rows, vectors):
         if taps == 1:  # rows at one distance: looking up each would take 10% longer
             for _ in range(depth):
                 tile = tile_multiply_add(tile, a, rows_of_a, b, lanes)
-                a, b = moved(a, a_step), moved(b, b_depth)
+                a, b = walked(a, a_step), moved(b, b_depth)
         else:
             for _ in range(depth):
                 for t in range(taps):
                     tile = tile_multiply_add(tile, a, rows_of_a, moved(b, load_integer(table, t)), lanes)
-                    a = moved(a, a_step)
+                    a = walked(a, a_step)
                 b = moved(b, b_depth)
         if mode == ADD:
             tile_add(c, c_pitch, lanes, tile)

@@ -98,6 +98,24 @@ def multiples(typingctx, pitch, count):
 
 
 @intrinsic
+def walked(typingctx, p, step):
+    """p + step, which LLVM does not look into unless it knows the step.
+
+    A loop that it unrolls would else have a register for each row and step of them, and more than there are.
+    """
+
+    def generate(context, builder, signature, args):
+        pointer, step = args
+        kind = pointer.type
+        test = builder.module.declare_intrinsic("llvm.is.constant", [I64], ir.FunctionType(ir.IntType(1), [I64]))
+        moved = builder.gep(pointer, [step], source_etype=element(p.dtype))
+        hidden = builder.asm(ir.FunctionType(kind, [kind]), "", "=r,0", [moved], False)
+        return builder.select(builder.call(test, [step]), moved, hidden)
+
+    return p(p, types.int64), generate
+
+
+@intrinsic
 def tile_multiply_add(typingctx, tile, a, rows, b, columns):
     """t[r, v] += a[rows[r]] * the vector at b[columns[v]], or at b[v * columns]"""
 
