@@ -108,7 +108,10 @@ def _block_forward(p: Product, dtype: np.dtype, outputs: int) -> forward.Blockin
     flat = flat and not in_place
     group = min(group, KC)
     x_in_place = (p.N - 1) * x_n + (p.groups * p.C - 1) * x_c + p.OW if in_place else 0
-    b = forward.Blocking(MC, KC, images, rows, columns, batch, strip_pitch, pitch, *(False,) * 2, flat, group, x_in_place)
+    nothing_packed = False, False
+    b = forward.Blocking(
+        MC, KC, images, rows, columns, batch, strip_pitch, pitch, *nothing_packed, flat, group, x_in_place
+    )
     # What a block has packed is multiplied by as many filters as threads and their waiting sums allow. The copies of a
     # 1 x 1 kernel are not worth it.
     pieces, most = p.groups * forward.blocks(p, b), -(-p.F // MC)
