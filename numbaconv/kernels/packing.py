@@ -119,16 +119,20 @@ def pack_strip(
     together = phases_w if split and x_w == 1 and phases_w == stride_w else 1
     for c in range(channels):
         vector_store(strip, c * pitch + phases_h * phases_w * plane, vector_zero(strip))
-    one_row = rows == 1 and batch == 1 and step == 1 and stride_h == 1 and phases_h * phases_w == 1
-    if one_row and 0 <= top and top < H:  # 1 x 1: what there is to decide takes as long
+    # Rows that follow each other are one, and of one there is nothing to decide: what would be takes as long as its
+    # copy, and keeps the loads of the next channel out of the core's window.
+    joined = rows == 1 or (x_h == columns and left == 0 and columns == W)
+    if joined and batch == 1 and step == 1 and stride_h == 1 and phases_h * phases_w == 1 and 0 <= top <= H - rows:
         first, last = inside(left, 1, W, columns)
+        run = rows * columns
+        last += run - columns
         for n in range(images):
-            out, source = moved(strip, n * columns), moved(x, n * x_n + top * x_h + left)
-            if columns <= 4 * lanes:
-                copy_rows(out, pitch, source, x_c, channels, first, last, columns)
+            out, source = moved(strip, n * run), moved(x, n * x_n + top * x_h + left)
+            if run <= 4 * lanes:
+                copy_rows(out, pitch, source, x_c, channels, first, last, run)
             else:
                 for _ in range(channels):
-                    copy_run(out, source, 1, first, last, columns)
+                    copy_run(out, source, 1, first, last, run)
                     out, source = moved(out, pitch), moved(source, x_c)
         return
     for a in range(phases_h):

@@ -13,7 +13,7 @@ fill no vector would leave most of its lanes empty, and have to be turned; rows 
                     sums of the share += the sum of the lanes of each vector of the tile
     add the shares                                                 in order, to dw
 
-A 1 x 1 kernel at stride 1 multiplies rows of x and dy where they lie.
+A 1 x 1 kernel at stride 1 multiplies rows of x and dy where they lie, and few taps those of dy.
 
 A share is a fixed part of the blocks, walked in order, and shares are added in order: the same bits for any number of
 threads.
@@ -56,7 +56,7 @@ class Blocking:
     """Sizes of the nest: shares, CB channels, and a block of outputs, each of `batch` images where those lie together.
 
     `turned`: a tile has MR taps and VECTORS filters. `joined`: the rows of a block are one, as a 1 x 1 kernel sees
-    them. `in_place`: neither x nor dy is packed.
+    them. `in_place`: x is not packed. `dy_in_place`: nor is dy, whose pixels of a row lie together.
     """
 
     shares: int
@@ -71,10 +71,12 @@ class Blocking:
     turned: bool
     joined: bool
     in_place: bool
+    dy_in_place: bool
 
     def scratch(self, p: Product) -> int:
         """Elements of scratch of a worker: strip, panel, and where taps and filters begin in them."""
-        packed = 0 if self.in_place else self.CB * self.strip_pitch + FILTERS * self.panel_pitch
+        packed = 0 if self.in_place else self.CB * self.strip_pitch
+        packed += 0 if self.dy_in_place else FILTERS * self.panel_pitch
         return packed + 2 * (self.CB * p.KH * p.KW + FILTERS + 2 * MR)
 
     def line(self, p: Product) -> int:
@@ -96,7 +98,7 @@ def launches(p: Product, b: Blocking) -> list[Launch]:
     values = p.arguments() | {"dw": p.weight, "partial": Address("partial")}
     values |= {"shares": b.shares, "images": b.images, "rows": b.rows, "columns": b.columns, "batch": b.batch}
     values |= {"strip_pitch": b.strip_pitch, "panel_pitch": b.panel_pitch, "turned": b.turned}
-    values |= {"CB": b.CB, "joined": b.joined, "in_place": b.in_place}
+    values |= {"CB": b.CB, "joined": b.joined, "in_place": b.in_place, "dy_in_place": b.dy_in_place}
     values |= {"line": b.line(p), "sums_pitch": b.sums(p), "by_tap": 1, "by_channel": p.KH * p.KW}
     summing = Launch(weight_grad_pixels, WEIGHT_GRAD_PIXELS, values, b.shares * p.groups)
     return [summing, adding(p, values, b.lines(p))]
@@ -111,8 +113,8 @@ WEIGHT_GRAD_PIXELS = (
     "counter", "x", "x_n", "x_c", "x_h", "x_w", "H", "W", "y", "y_n", "y_f", "y_h", "y_w", "partial",
     "N", "OH", "OW", "groups", "C", "F", "KH", "KW", "stride_h", "stride_w", "offset_h", "offset_w",
     "dilation_h", "dilation_w", "phases_h", "phases_w", "reach_h", "reach_w", "shares", "CB", "images", "rows",
-    "columns", "batch", "strip_pitch", "panel_pitch", "turned", "joined", "in_place", "line", "sums_pitch",
-    "scratch_size",
+    "columns", "batch", "strip_pitch", "panel_pitch", "turned", "joined", "in_place", "dy_in_place",
+    "line", "sums_pitch", "scratch_size",
 )  # fmt: skip
 WEIGHT_GRAD_PIXELS_COUNT = len(WEIGHT_GRAD_PIXELS)
 
@@ -124,7 +126,7 @@ def weight_grad_pixels(scratch, arguments, worker):
         _, x_address, x_n, x_c, x_h, x_w, H, W, dy_address, y_n, y_f, y_h, y_w, partial_address,
         N, OH, OW, groups, C, F, KH, KW, stride_h, stride_w, offset_h, offset_w,
         dilation_h, dilation_w, phases_h, phases_w, reach_h, reach_w, shares, CB, images, rows, columns,
-        batch, strip_pitch, panel_pitch, turned, joined, in_place, line, sums_pitch, scratch_size,
+        batch, strip_pitch, panel_pitch, turned, joined, in_place, dy_in_place, line, sums_pitch, scratch_size,
     ) = unpacked(arguments, WEIGHT_GRAD_PIXELS_COUNT)  # fmt: skip
     x, dy, partial = (
         pointer(x_address, scratch),
@@ -133,7 +135,7 @@ def weight_grad_pixels(scratch, arguments, worker):
     )
     lanes, taps_of_channel = lanes_of(scratch), KH * KW
     packed_panel = moved(scratch, worker * scratch_size)
-    packed_strip = moved(packed_panel, 0 if in_place else FILTERS * panel_pitch)
+    packed_strip = moved(packed_panel, 0 if dy_in_place else FILTERS * panel_pitch)
     taps = integers(moved(packed_strip, 0 if in_place else CB * strip_pitch))
     places = moved(taps, CB * taps_of_channel + MR)
     blocks_n, blocks_h = (N + images * batch - 1) // (images * batch), (OH + rows - 1) // rows
@@ -183,7 +185,7 @@ def weight_grad_pixels(scratch, arguments, worker):
                 filters = min(FILTERS, F - f)
                 of_dy = moved(dy, n * y_n + (group * F + f) * y_f)
                 panel, panel_image, panel_row = moved(of_dy, oh * y_h + ow), y_n, y_h
-                if not in_place:
+                if not dy_in_place:
                     pack_strip(
                         packed_panel, panel_pitch, of_dy, y_n, y_f, y_h, y_w, OH, ow + width, filters, 1, 1, 1, 1, 0, 0,
                         0, 0, depth, height, panel_columns, together, oh, ow,
@@ -191,7 +193,7 @@ def weight_grad_pixels(scratch, arguments, worker):
                     panel, panel_row = packed_panel, panel_columns * together
                     panel_image = height * panel_row
                 for i in range(filters + MR):
-                    store_integer(places, i, min(i, filters - 1) * (y_f if in_place else panel_pitch))
+                    store_integer(places, i, min(i, filters - 1) * (y_f if dy_in_place else panel_pitch))
                 for i in range(0, K if turned else filters, MR):
                     for j in range(0, filters if turned else K, VECTORS):
                         if turned:
