@@ -33,6 +33,9 @@ def pack_pixels(strip, pitch, x, x_n, x_c, x_h, x_w, H, W, images, rows, columns
     not defined.
     """
     lanes = lanes_of(strip)
+    if left == 0 and columns == W and x_h == columns * x_w and 0 <= top <= H - rows:  # rows that follow each other
+        x, top, rows, columns = moved(x, top * x_h), 0, 1, rows * columns
+        H, W = 1, columns
     first, last = inside(left, 1, W, columns)
     if x_n == 1 and x_c != 1 and images > 1:  # images lie side by side, and are turned against channels
         image = rows * columns * pitch
