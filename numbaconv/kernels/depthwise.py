@@ -37,7 +37,7 @@ from .simd import (
     vector_load,
     vector_zero,
 )
-from .tiles import tile_add_tap, tile_of, tile_store
+from .tiles import tile_add_taps, tile_of, tile_store
 
 Strides = tuple[int, int, int, int]
 
@@ -47,40 +47,51 @@ depthwise_kernel = partial(NestKernel, level=3)
 PIXELS = 8
 
 
-def make_sums(pixels):
-    """Micro-kernel of so many pixels, whose sums stay in registers."""
+def make_sums(pixels, together):
+    """Micro-kernel of so many pixels, whose sums stay in registers, and so many taps of a row at a time."""
 
     @helper
-    @named(pixels)
+    @named(pixels, together)
     def sums(out, out_step, line, step, taps, places, count, bias):
         tile = tile_of(bias, pixels)
-        for t in range(0, 2 * count, 2):  # one list: loops over rows and columns would take as long as their taps
+        # One list: loops over rows and columns would take as long as their taps.
+        for t in range(0, 2 * count, 2 * together):
             pixel, tap = moved(line, load_integer(places, t)), moved(taps, load_integer(places, t + 1))
-            tile = tile_add_tap(tile, pixel, step, tap)
+            tile = tile_add_taps(tile, pixel, step, tap, together)
         tile_store(out, out_step, lanes_of(out), tile)
 
     return sums
 
 
-sums_of_8, sums_of_4 = make_sums(8), make_sums(4)
+sums_of_8, sums_of_4 = make_sums(8, 1), make_sums(4, 1)
+# Three taps that read pixels next to each other, of which 8 sums then load 10 and not 24.
+sums_of_8_by_3, sums_of_4_by_3 = make_sums(8, 3), make_sums(4, 3)
 
 
 @helper
-def row_of_sums(out, out_step, count, line, step, taps, places, tap_count, bias):
+def row_of_sums(out, out_step, count, line, step, taps, places, tap_count, by_3, bias):
     """out[i * out_step] = bias + sum of taps * what pixel i of the line reads, vectors throughout, for i < count.
 
-    Pixels of the line are `step` elements apart, taps as :func:`fill_places` has them. The last pixels share a register
-    tile with some that were written before, and of less than four, pixels up to the fourth are written.
+    Pixels of the line are `step` elements apart, taps as :func:`fill_places` has them; `by_3`: three each follow each
+    other, and what they read is `step` apart. The last pixels share a register tile with some that were written before,
+    and of less than four, pixels up to the fourth are written.
     """
     i = 0
     while i < count:
-        if count >= 8 and count - i > 4:
-            i = min(i, count - 8)
-            sums_of_8(moved(out, i * out_step), out_step, moved(line, i * step), step, taps, places, tap_count, bias)
+        whole = count >= 8 and count - i > 4
+        i = min(i, count - 8) if whole else max(0, min(i, count - 4))
+        tile = (moved(out, i * out_step), out_step, moved(line, i * step), step, taps, places, tap_count, bias)
+        if whole:
+            if by_3:
+                sums_of_8_by_3(*tile)
+            else:
+                sums_of_8(*tile)
             i += 8
         else:
-            i = max(0, min(i, count - 4))
-            sums_of_4(moved(out, i * out_step), out_step, moved(line, i * step), step, taps, places, tap_count, bias)
+            if by_3:
+                sums_of_4_by_3(*tile)
+            else:
+                sums_of_4(*tile)
             i += 4
 
 
@@ -88,7 +99,7 @@ SHAPE = (
     "counter", "x", "x_n", "x_c", "x_h", "x_w", "y", "y_n", "y_c", "y_h", "y_w", "weight", "w_c", "w_kh", "w_kw",
     "N", "C", "H", "W", "OH", "OW", "KH", "KW", "stride_h", "stride_w", "dilation_h", "dilation_w", "top", "left",
     "bias", "bias_c", "partial", "shares", "parts", "rows", "together", "strip_size", "in_turn", "group",
-    "w_out", "w_in", "in_place", "accumulate", "scratch_size",
+    "w_out", "w_in", "in_place", "by_3", "accumulate", "scratch_size",
 )  # fmt: skip
 SHAPE_COUNT = len(SHAPE)
 
@@ -104,8 +115,8 @@ def depthwise_forward(scratch, arguments, worker):
     (
         _, x_address, x_n, x_c, x_h, x_w, y_address, y_n, y_c, y_h, y_w, weight_address, w_c, w_kh, w_kw,
         N, C, H, W, OH, OW, KH, KW, stride_h, stride_w, dilation_h, dilation_w, top, left,
-        bias_address, bias_c, _, _, _, rows, together, strip_size, in_turn, group, w_out, w_in, in_place, accumulate,
-        scratch_size,
+        bias_address, bias_c, _, _, _, rows, together, strip_size, in_turn, group, w_out, w_in, in_place, by_3,
+        accumulate, scratch_size,
     ) = unpacked(arguments, SHAPE_COUNT)  # fmt: skip
     x, y = pointer(x_address, scratch), pointer(y_address, scratch)
     weight, bias = pointer(weight_address, scratch), pointer(bias_address, scratch)
@@ -157,7 +168,7 @@ def depthwise_forward(scratch, arguments, worker):
             line = moved(source, (top_row + v * stride_h) * x_h + (left_column + first * stride_w) * x_w)
             sum_in_place(
                 moved(out, v * y_h + first * y_w), y_w, last - first, line, stride_w * x_w, taps,
-                places, KH * KW, channels,
+                places, KH * KW, by_3, channels,
             )  # fmt: skip
         for side in range(4):
             v, v_end, u, u_end = side_of(side, above, below, first, last, height, OW)
@@ -176,7 +187,8 @@ def depthwise_forward(scratch, arguments, worker):
             direct = writes_in_place(y_c, channels, lanes, max(lines, count), accumulate)
             target, line_of_out, pixel_of_out = (corner, y_h, y_w) if direct else (sums, count * together, together)
             line_step, pixel_step = stride_h * columns * together, stride_w * together
-            if count < 4 and lines >= 4:
+            by_columns = count < 4 and lines >= 4
+            if by_columns:
                 lines, count = count, lines
                 line_of_out, pixel_of_out = pixel_of_out, line_of_out
                 line_step, pixel_step = pixel_step, line_step
@@ -193,7 +205,8 @@ def depthwise_forward(scratch, arguments, worker):
                 for h in range(lines):
                     row_of_sums(
                         moved(target, h * line_of_out + i), pixel_of_out, count, moved(strip, h * line_step + i),
-                        pixel_step, vectors, places, tap_count, vector_load(vectors, tap_count * lanes),
+                        pixel_step, vectors, places, tap_count, by_3 and not by_columns,
+                        vector_load(vectors, tap_count * lanes),
                     )  # fmt: skip
             if not direct:
                 unpack_pixels(
@@ -203,7 +216,7 @@ def depthwise_forward(scratch, arguments, worker):
 
 
 @helper
-def sum_in_place(out, out_step, count, line, step, taps, places, tap_count, channels):
+def sum_in_place(out, out_step, count, line, step, taps, places, tap_count, by_3, channels):
     """out[i * out_step + c] = the sum for pixel i of the line and channel c, for i < count, at least 4.
 
     Some pixels of all channels at a time, so that memory is walked in order.
@@ -216,7 +229,7 @@ def sum_in_place(out, out_step, count, line, step, taps, places, tap_count, chan
             vectors = moved(taps, c * (tap_count + 1))
             row_of_sums(
                 moved(out, i * out_step + c), out_step, here, moved(line, i * step + c), step, vectors, places,
-                tap_count, vector_load(vectors, tap_count * lanes),
+                tap_count, by_3, vector_load(vectors, tap_count * lanes),
             )  # fmt: skip
 
 
@@ -248,7 +261,7 @@ def depthwise_input_grad(scratch, arguments, worker):
     (
         _, x_address, x_n, x_c, x_h, x_w, y_address, y_n, y_c, y_h, y_w, weight_address, w_c, w_kh, w_kw,
         N, C, H, W, OH, OW, KH, KW, stride_h, stride_w, dilation_h, dilation_w, top, left,
-        _, _, _, _, _, rows, together, strip_size, in_turn, _, _, _, _, accumulate, scratch_size,
+        _, _, _, _, _, rows, together, strip_size, in_turn, _, _, _, _, _, accumulate, scratch_size,
     ) = unpacked(arguments, SHAPE_COUNT)  # fmt: skip
     dx, dy, weight = (
         pointer(x_address, scratch),
@@ -300,7 +313,8 @@ def depthwise_input_grad(scratch, arguments, worker):
                     row_of_sums(
                         moved(target, h * row + w * pixel + first), stride_w * pixel,
                         (W - w + stride_w - 1) // stride_w, moved(strip, (v * columns + u) * together + first),
-                        together, moved(taps, first * (KH * KW + 1)), places, tap_count, vector_zero(scratch),
+                        together, moved(taps, first * (KH * KW + 1)), places, tap_count, False,
+                        vector_zero(scratch),
                     )  # fmt: skip
         if not direct:
             unpack_pixels(sums, together, 0, W, out, 0, x_c, x_h, x_w, 1, height, W, channels, accumulate)
@@ -321,7 +335,8 @@ def launch(
 ) -> Launch:
     """One of the launches above; `arrays` are those in the place of x and y, `bias` where it begins and its stride.
 
-    `blocking` has rows, together, strip_size, shares, parts, in_turn, group, w_out, w_in and in_place by name.
+    `blocking` has rows, together, strip_size, shares, parts, in_turn, group, w_out, w_in, in_place and by_3 by
+    name.
     """
     values: dict[str, int | Address] = {"x": arrays[0], "y": arrays[1], "weight": weight}
     values |= dict(zip(("x_n", "x_c", "x_h", "x_w"), x, strict=True))

@@ -156,20 +156,28 @@ def tile_of(typingctx, v, rows):
     return tile(v, rows), generate
 
 
-@intrinsic
-def tile_add_tap(typingctx, tile, line, step, tap):
-    """t[r, 0] += the vector at line[r * step] * the vector at tap"""
+@intrinsic(prefer_literal=True)
+def tile_add_taps(typingctx, tile, line, step, taps, count):
+    """t[r, 0] += sum over k < count of the vector at line[(r + k) * step] * the vector at taps[k * lanes], in order.
+
+    What several rows read is loaded once.
+    """
 
     def generate(context, builder, signature, args):
-        value, line, step, tap = args
-        factor = emit_load(builder, tap, ir.Constant(I64, 0), tile.vector)
-        for r in range(tile.rows):
-            pixel = emit_load(builder, line, builder.mul(step, ir.Constant(I64, r)), tile.vector)
-            total = emit_multiply_add(builder, factor, pixel, builder.extract_value(value, r), tile.vector)
-            value = builder.insert_value(value, total, r)
+        value, line, step, taps, _ = args
+        lanes = tile.vector.lanes
+        places = [ir.Constant(I64, k * lanes) for k in range(count.literal_value)]
+        factors = [emit_load(builder, taps, place, tile.vector) for place in places]
+        for i in range(tile.rows + len(factors) - 1):
+            pixel = emit_load(builder, line, builder.mul(step, ir.Constant(I64, i)), tile.vector)
+            for k, factor in enumerate(factors):
+                r = i - k
+                if 0 <= r < tile.rows:
+                    total = emit_multiply_add(builder, factor, pixel, builder.extract_value(value, r), tile.vector)
+                    value = builder.insert_value(value, total, r)
         return value
 
-    return tile(tile, line, types.int64, tap), generate
+    return tile(tile, line, types.int64, taps, count), generate
 
 
 @intrinsic

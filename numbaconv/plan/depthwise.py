@@ -104,7 +104,10 @@ def plan_pass(plan: Plan, x: Strides, y: Strides, start: int, w: Strides, bias: 
         shares = shares_of_sums(g.N * g.OH * g.OW, g.N * row_blocks, 1, sums * dtype.itemsize)
         parts = min(c_blocks, -(-pieces_of_output() // shares))
         buffers = {"partial": shares * sums}
-    in_place = x[1] == y[1] == group == 1 and not plan.accumulate and _sets_of_l1_suffice(g, x, dtype.itemsize)
+    by_3 = g.KW % 3 == 0 and g.stride[1] == g.dilation[1]
+    # From a strip three taps are faster: in an array a vector begins anywhere, and is then parts of two lines.
+    in_place = x[1] == y[1] == group == 1 and not by_3 and not plan.accumulate
+    in_place = in_place and _sets_of_l1_suffice(g, x, dtype.itemsize)
     in_turn = 1 if shares else max(1, pieces // most_claims())
     kernels = [(depthwise.depthwise_forward if forward_like else depthwise.depthwise_input_grad, pieces)]
     if shares:
@@ -117,7 +120,7 @@ def plan_pass(plan: Plan, x: Strides, y: Strides, start: int, w: Strides, bias: 
         biases = None if bias is None else (Address("bias", m * bias), filters * bias)
         blocking = {"rows": rows, "together": together, "strip_size": strip(rows), "in_turn": in_turn}
         blocking |= {"shares": shares, "parts": parts, "group": group, "w_out": w_out, "w_in": w_in}
-        blocking |= {"in_place": in_place}
+        blocking |= {"in_place": in_place, "by_3": by_3}
         launches += [
             depthwise.launch(kernel, count, g, arrays, x, y, weight, w, biases, blocking, plan.accumulate)
             for kernel, count in kernels
