@@ -270,7 +270,8 @@ def depthwise_input_grad(scratch, arguments, worker):
     )
     lanes = lanes_of(scratch)
     places = integers(moved(scratch, worker * scratch_size))
-    taps = moved(scratch, worker * scratch_size + place_elements(KH * KW, lanes))
+    turns = min(stride_w, W)
+    taps = moved(scratch, worker * scratch_size + place_elements(KH * KW + 2 * turns, lanes))
     strip = moved(taps, (KH * KW + 1) * together)
     clear(taps, (KH * KW + 1) * together + strip_size)  # as in the forward pass
     sums = moved(strip, strip_size)
@@ -300,24 +301,48 @@ def depthwise_input_grad(scratch, arguments, worker):
         for first in range(0, channels, lanes):
             vectors, here = moved(taps, first * (KH * KW + 1)), min(lanes, channels - first)
             pack_taps(vectors, moved(weight, (c + first) * w_c), w_c, w_kh, w_kw, KH, KW, here)
-        for h in range(height):
-            kh, kh_step, count_h, v, v_step = taps_of(top_row + h + top, KH, stride_h, dilation_h, OH, low)
-            for w in range(min(stride_w, W)):
-                # All columns of this remainder have the same taps; those outside dy meet the zeros.
-                kw, kw_step, count_w, u, u_step = taps_of(
-                    w + left + reach * stride_w, KW, stride_w, dilation_w, 1 << 40, reach - before
-                )
-                vertical, horizontal = (kh, kh_step, count_h, v_step * columns), (kw, kw_step, count_w, u_step)
-                tap_count = fill_places(places, vertical, horizontal, KW, lanes, together)
-                for first in range(0, channels, lanes):
-                    row_of_sums(
-                        moved(target, h * row + w * pixel + first), stride_w * pixel,
-                        (W - w + stride_w - 1) // stride_w, moved(strip, (v * columns + u) * together + first),
-                        together, moved(taps, first * (KH * KW + 1)), places, tap_count, False,
-                        vector_zero(scratch),
+        # All columns of a remainder have the same taps, those outside dy meet the zeros; and nearly all rows of one.
+        for remainder in range(min(stride_h, height)):
+            listed = -1, -1
+            for h in range(remainder, height, stride_h):
+                kh, kh_step, count_h, v, v_step = taps_of(top_row + h + top, KH, stride_h, dilation_h, OH, low)
+                if (kh, count_h) != listed:
+                    listed = kh, count_h
+                    list_columns(
+                        places, (kh, kh_step, count_h, v_step * columns), KH, KW, lanes, together, turns, left, reach,
+                        stride_w, dilation_w, before,
                     )  # fmt: skip
+                for w in range(turns):
+                    about = moved(places, 2 * KH * KW + 3 * w)
+                    first_tap, tap_count, u = load_integer(about, 0), load_integer(about, 1), load_integer(about, 2)
+                    for first in range(0, channels, lanes):
+                        row_of_sums(
+                            moved(target, h * row + w * pixel + first), stride_w * pixel,
+                            (W - w + stride_w - 1) // stride_w, moved(strip, (v * columns + u) * together + first),
+                            together, moved(taps, first * (KH * KW + 1)), moved(places, 2 * first_tap), tap_count,
+                            False, vector_zero(scratch),
+                        )  # fmt: skip
         if not direct:
             unpack_pixels(sums, together, 0, W, out, 0, x_c, x_h, x_w, 1, height, W, channels, accumulate)
+
+
+@helper
+def list_columns(places, vertical, KH, KW, lanes, unit, turns, left, reach, stride, dilation, before):
+    """The lists of :func:`fill_places` for columns w, w + stride, ..., w < turns, one after the other.
+
+    Behind them, from 2 * KH * KW on, where each begins, its taps, and the column of dy that the first one reads.
+    """
+    start = 0
+    for w in range(turns):
+        kw, kw_step, count, u, u_step = taps_of(
+            w + left + reach * stride, KW, stride, dilation, 1 << 40, reach - before
+        )
+        about = moved(places, 2 * KH * KW + 3 * w)
+        taps = fill_places(moved(places, 2 * start), vertical, (kw, kw_step, count, u_step), KW, lanes, unit)
+        store_integer(about, 0, start)
+        store_integer(about, 1, taps)
+        store_integer(about, 2, u)
+        start += taps
 
 
 def launch(

@@ -125,7 +125,8 @@ def plan_pass(plan: Plan, x: Strides, y: Strides, start: int, w: Strides, bias: 
             depthwise.launch(kernel, count, g, arrays, x, y, weight, w, biases, blocking, plan.accumulate)
             for kernel, count in kernels
         ]
-    scratch = depthwise_taps.place_elements.py_func(group * g.KH * g.KW + depthwise_weight_grad.TAPS, lanes)
+    listed = max(depthwise_weight_grad.TAPS, 2 * g.stride[1])
+    scratch = depthwise_taps.place_elements.py_func(group * g.KH * g.KW + listed, lanes)
     scratch += max(taps(), depthwise_weight_grad.TAPS * lanes) + size(rows)
     program = Program(launches, plan.arrays, buffers, scratch, dtype, enough_work(g, dtype, 8))
     blocks = {"channels": together, "rows": rows}
