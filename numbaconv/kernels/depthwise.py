@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from ..geometry import Geometry
-from .depthwise_taps import fill_places, pack_group_taps, pack_taps, place_elements, taps_of, turn_groups
+from .depthwise_taps import fill_places, pack_group_taps, pack_taps, place_elements, sum_columns, taps_of, turn_groups
 from .jit import helper, named
 from .launch import Address, Launch, NestKernel
 from .packing import clear, inside
@@ -297,7 +297,7 @@ def depthwise_input_grad(scratch, arguments, worker):
         )  # fmt: skip
         out = moved(dx, n * x_n + c * x_c + top_row * x_h)
         direct = writes_in_place(x_c, channels, lanes, W // stride_w, accumulate)
-        target, row, pixel = (out, x_h, x_w) if direct else (sums, W * together, together)
+        target, row, pixel = (out, x_h, x_w) if direct else (sums, sum_columns(W, stride_w) * together, together)
         for first in range(0, channels, lanes):
             vectors, here = moved(taps, first * (KH * KW + 1)), min(lanes, channels - first)
             pack_taps(vectors, moved(weight, (c + first) * w_c), w_c, w_kh, w_kw, KH, KW, here)
@@ -323,7 +323,9 @@ def depthwise_input_grad(scratch, arguments, worker):
                             False, vector_zero(scratch),
                         )  # fmt: skip
         if not direct:
-            unpack_pixels(sums, together, 0, W, out, 0, x_c, x_h, x_w, 1, height, W, channels, accumulate)
+            unpack_pixels(
+                sums, together, 0, sum_columns(W, stride_w), out, 0, x_c, x_h, x_w, 1, height, W, channels, accumulate
+            )
 
 
 @helper

@@ -75,6 +75,12 @@ def fill_places(places, vertical, horizontal, KW, lanes, unit):
 
 
 @helper
+def sum_columns(width, stride):
+    """Columns of a row of sums of dx: up to the fourth of a remainder are written, and those of other rows stay."""
+    return width if width // stride >= 4 else width + 3 * stride
+
+
+@helper
 def taps_of(place, taps, stride, dilation, extent, first_row):
     """(first tap, step to the next, how many, row of the first, rows to the next) that a pixel gets products from.
 

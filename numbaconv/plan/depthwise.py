@@ -76,7 +76,8 @@ def plan_pass(plan: Plan, x: Strides, y: Strides, start: int, w: Strides, bias: 
         columns, out_columns, most = (g.OW - 1) * g.stride[1] + (g.KW - 1) * g.dilation[1] + 1, g.OW, g.OH
     else:
         reach = (g.KW - 1) * g.dilation[1] // g.stride[1] + 1
-        columns, out_columns, most = reach + max(g.OW, (g.W + g.padding[2]) // g.stride[1] + 1), g.W, g.H
+        columns, most = reach + max(g.OW, (g.W + g.padding[2]) // g.stride[1] + 1), g.H
+        out_columns = depthwise_taps.sum_columns.py_func(g.W, g.stride[1])
 
     def strip(rows: int) -> int:
         height = (rows - 1) * g.stride[0] if forward_like else rows // g.stride[0] + 1
