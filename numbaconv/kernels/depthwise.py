@@ -261,7 +261,7 @@ def depthwise_input_grad(scratch, arguments, worker):
     (
         _, x_address, x_n, x_c, x_h, x_w, y_address, y_n, y_c, y_h, y_w, weight_address, w_c, w_kh, w_kw,
         N, C, H, W, OH, OW, KH, KW, stride_h, stride_w, dilation_h, dilation_w, top, left,
-        _, _, _, _, _, rows, together, strip_size, in_turn, _, _, _, _, _, accumulate, scratch_size,
+        _, _, _, _, _, rows, together, strip_size, in_turn, _, _, _, _, by_3, accumulate, scratch_size,
     ) = unpacked(arguments, SHAPE_COUNT)  # fmt: skip
     dx, dy, weight = (
         pointer(x_address, scratch),
@@ -320,7 +320,7 @@ def depthwise_input_grad(scratch, arguments, worker):
                             moved(target, h * row + w * pixel + first), stride_w * pixel,
                             (W - w + stride_w - 1) // stride_w, moved(strip, (v * columns + u) * together + first),
                             together, moved(taps, first * (KH * KW + 1)), moved(places, 2 * first_tap), tap_count,
-                            False, vector_zero(scratch),
+                            by_3, vector_zero(scratch),
                         )  # fmt: skip
         if not direct:
             unpack_pixels(

@@ -122,7 +122,7 @@ def input_grad_columns(scratch, arguments, worker):
                     kh, kw = divmod(tap, KW)
                     multiply_panel(
                         rows, depth * OH * OW, filters, 1, integers(columns), moved(a, tap * tap_pitch), 1, MR, strip,
-                        pitch, columns, pitch, FRESH, a, 0,
+                        pitch, columns, pitch, FRESH, a, pitch,
                     )  # fmt: skip
                     for i in range(rows):
                         place = (r + i) * map_pitch + kh * dilation_h * width + kw * dilation_w

@@ -235,7 +235,7 @@ def weight_grad(scratch, arguments, worker):
                     multiply_panels(
                         rows_of_a, width_of_b, depth_of_sum, looked_up, table, a, a_panel, a_row, a_step,
                         moved(b, (kh * dilation_h * strip_columns + kw * dilation_w) * pitch), b_pitch,
-                        moved(sums, r * f_pitch + tap * line), f_pitch, mode, dy, 0,
+                        moved(sums, r * f_pitch + tap * line), f_pitch, mode, dy, y_f,
                     )  # fmt: skip
                 r += rows_of_a
 

@@ -128,5 +128,5 @@ def weight_grad_filters(scratch, arguments, worker):
                 b, b_pitch = packed, F
             multiply_panels(
                 C * KH * KW, F, pixels, 1, integers(scratch), gathered, MR, 1, taps_pitch, b, b_pitch, sums, line,
-                FRESH if block == first else ADD, dy, 0,
+                FRESH if block == first else ADD, dy, y_f,
             )  # fmt: skip
