@@ -16,12 +16,12 @@ matrices, in one nest::
         product          a panel of MR filters by all pixels of the block                        gemm
           micro-kernel   MR filters by NR pixels in registers, one multiply-add per product      gemm, tiles, tiling
 
-:mod:`.forward` has this nest for y, with the weight in :mod:`.weight_panels`; :mod:`.input_grad` shows that dx is the
-same nest on dy, a :mod:`.problem` for each phase, and :mod:`.input_grad_columns` has dx of small outputs; and
-:mod:`.weight_grad` has it with pixels as the index that is summed, and for few channels :mod:`.weight_grad_pixels`
-with pixels in the vector, and :mod:`.weight_grad_filters` with filters. :mod:`.channels_last` turns the product round
-for NHWC and few channels, with :mod:`.product` in the place of :mod:`.gemm`. :mod:`.depthwise`,
-:mod:`.depthwise_weight_grad` and :mod:`.bias_grad` have nothing to tile.
+:mod:`.forward` has this nest for y, with a weight that has to be packed in :mod:`.weight_panels`; :mod:`.input_grad`
+shows that dx is the same nest on dy, a :mod:`.problem` for each phase, and :mod:`.input_grad_columns` has dx of small
+outputs; and :mod:`.weight_grad` has it with pixels as the index that is summed, and for few channels
+:mod:`.weight_grad_pixels` with pixels in the vector, and :mod:`.weight_grad_filters` with filters.
+:mod:`.channels_last` turns the product round for NHWC and few channels, with :mod:`.product` in the place of
+:mod:`.gemm`. :mod:`.depthwise`, :mod:`.depthwise_weight_grad` and :mod:`.bias_grad` have nothing to tile.
 :mod:`.winograd` computes 3 x 3 kernels at stride 1 with fewer products.
 
 :mod:`.simd` and :mod:`.tiles` are the instructions, each with its scalar meaning, :mod:`.turning` blocks that are

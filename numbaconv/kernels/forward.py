@@ -73,8 +73,8 @@ class Blocking:
     def scratch(self, p: Product) -> int:
         """Elements of scratch of a worker."""
         table = 2 * p.KH * p.KW
-        alone = self.packed or (self.weight_in_place and p.F % MR in EXACT_ROWS)
-        packed = 0 if alone else MR * self.KC * p.KH * p.KW
+        ready = self.packed or (self.weight_in_place and p.F % MR in EXACT_ROWS)
+        packed = 0 if ready else MR * self.KC * p.KH * p.KW
         panel = self.KC * p.KH * p.KW * self.pitch + self.pitch if self.group else 0
         return table + self.sums(p) + packed + panel + (self.group or self.KC) * self.strip_pitch
 
@@ -136,9 +136,9 @@ def forward(scratch, arguments, worker):
     # Whole cache lines first: the product reads aligned vectors where the taps allow it.
     panel = moved(sums, (MR if KC >= C else MC) * pitch)
     strip = moved(panel, (KC * taps + 1) * pitch if group_size else 0)
-    a_panel = moved(strip, (group_size if group_size else KC) * strip_pitch)
-    alone = packed or (weight_in_place and F % MR in EXACT_ROWS)
-    table = integers(moved(a_panel, 0 if alone else MR * KC * taps))
+    behind = moved(strip, (group_size if group_size else KC) * strip_pitch)
+    # The last one has no room where a piece packs no weight.
+    table, a_panel = integers(behind), moved(behind, 2 * taps)
     # Taps walk up from the lowest row and column, or down to it where the dilation is negative.
     base_h, base_w = min(0, (KH - 1) * dilation_h), min(0, (KW - 1) * dilation_w)
     blocks_n, blocks_h = (N + images * batch - 1) // (images * batch), (OH + rows - 1) // rows

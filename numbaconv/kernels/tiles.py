@@ -74,6 +74,13 @@ def tile_offsets(builder, tile, row_pitch, vector_pitch):
             yield r * tile.vectors + v, builder.add(row, builder.mul(vector_pitch, ir.Constant(I64, v)))
 
 
+def hidden(builder, value, step):
+    """`value`, of which LLVM does not know how it came from `step`, unless it finds that to be constant."""
+    test = builder.module.declare_intrinsic("llvm.is.constant", [I64], ir.FunctionType(ir.IntType(1), [I64]))
+    opaque = builder.asm(ir.FunctionType(value.type, [value.type]), "", "=r,0", [value], False)
+    return builder.select(builder.call(test, [step]), value, opaque)
+
+
 @intrinsic(prefer_literal=True)
 def multiples(typingctx, pitch, count):
     """(0, pitch, ..., (count - 1) * pitch), each in a register of its own through a loop.
@@ -85,13 +92,8 @@ def multiples(typingctx, pitch, count):
     result = types.UniTuple(types.int64, count.literal_value)
 
     def generate(context, builder, signature, args):
-        hide = ir.FunctionType(I64, [I64])
-        test = builder.module.declare_intrinsic("llvm.is.constant", [I64], ir.FunctionType(ir.IntType(1), [I64]))
-        known = builder.call(test, [args[0]])
-        values = [ir.Constant(I64, 0)]
-        for i in range(1, count.literal_value):
-            product = builder.mul(args[0], ir.Constant(I64, i))
-            values.append(builder.select(known, product, builder.asm(hide, "", "=r,0", [product], False)))
+        products = [builder.mul(args[0], ir.Constant(I64, i)) for i in range(1, count.literal_value)]
+        values = [ir.Constant(I64, 0), *(hidden(builder, product, args[0]) for product in products)]
         return context.make_tuple(builder, result, values)
 
     return result(types.int64, count), generate
@@ -105,12 +107,7 @@ def walked(typingctx, p, step):
     """
 
     def generate(context, builder, signature, args):
-        pointer, step = args
-        kind = pointer.type
-        test = builder.module.declare_intrinsic("llvm.is.constant", [I64], ir.FunctionType(ir.IntType(1), [I64]))
-        moved = builder.gep(pointer, [step], source_etype=element(p.dtype))
-        hidden = builder.asm(ir.FunctionType(kind, [kind]), "", "=r,0", [moved], False)
-        return builder.select(builder.call(test, [step]), moved, hidden)
+        return hidden(builder, builder.gep(args[0], [args[1]], source_etype=element(p.dtype)), args[1])
 
     return p(p, types.int64), generate
 

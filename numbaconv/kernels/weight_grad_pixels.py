@@ -56,7 +56,7 @@ class Blocking:
     """Sizes of the nest: shares, CB channels, and a block of outputs, each of `batch` images where those lie together.
 
     `turned`: a tile has MR taps and VECTORS filters. `joined`: the rows of a block are one, as a 1 x 1 kernel sees
-    them. `in_place`: x is not packed. `dy_in_place`: nor is dy, whose pixels of a row lie together.
+    them. `in_place`: neither x nor dy is packed. `dy_in_place`: dy is not, whose pixels of a row lie together.
     """
 
     shares: int

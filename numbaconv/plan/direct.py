@@ -108,9 +108,10 @@ def _block_forward(p: Product, dtype: np.dtype, outputs: int) -> forward.Blockin
     flat = flat and not in_place
     group = min(group, KC)
     x_in_place = (p.N - 1) * x_n + (p.groups * p.C - 1) * x_c + p.OW if in_place else 0
-    nothing_packed = False, False
+    # Packed ahead, 64>256@56 1x1 takes 5% longer, 512>512@14 3x3/2 7%, 128>128@28 3x3 as long.
+    lies_in_rows = p.w_strides[2:] == (taps, p.KW, 1)
     b = forward.Blocking(
-        MC, KC, images, rows, columns, batch, strip_pitch, pitch, *nothing_packed, flat, group, x_in_place
+        MC, KC, images, rows, columns, batch, strip_pitch, pitch, lies_in_rows, False, flat, group, x_in_place
     )
     # What a block has packed is multiplied by as many filters as threads and their waiting sums allow. The copies of a
     # 1 x 1 kernel are not worth it.
@@ -120,11 +121,9 @@ def _block_forward(p: Product, dtype: np.dtype, outputs: int) -> forward.Blockin
     if pieces * f_blocks < pieces_of_output():
         f_blocks = max(f_blocks, min(-(-pieces_of_output() // pieces), p.F * taps // LEAST_PRODUCTS))
     b = replace(b, MC=round_up(-(-p.F // max(1, f_blocks)), tiling.MR))
-    if p.w_strides[2:] == (taps, p.KW, 1):
-        # Packed ahead, 64>256@56 1x1 takes 5% longer, 512>512@14 3x3/2 7%, 128>128@28 3x3 as long.
-        return replace(b, weight_in_place=True)
     # Filters that lie nearer to each other than channels, as in the input gradient, are read together, ahead.
-    return replace(b, packed=forward.blocks(p, b) > 2 or p.w_strides[1] < p.w_strides[2])
+    ahead = forward.blocks(p, b) > 2 or p.w_strides[1] < p.w_strides[2]
+    return replace(b, packed=ahead and not lies_in_rows)
 
 
 def _few_filters(p: Product, dtype: np.dtype) -> bool:
