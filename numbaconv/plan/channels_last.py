@@ -13,12 +13,17 @@ from ..kernels.launch import Program
 from ..kernels.pixels import MERGED
 from ..kernels.problem import Product
 from ..kernels.product import rows_read
-from .base import Axes, Plan, enough_work, even_blocks, pieces_of_output, round_up, upright
+from .base import Axes, Plan, enough_work, even_blocks, pieces_of_output, round_up, upright, weight_in_rows
+from .direct import COPY_COST
 
 # The sums of a block for its MC filters.
 SUMS_BYTES = 192 * 1024
 # Channels of a row of taps from which it is a product of its own: its part of the weight then fills half of L1.
 LONG_ROW = 128
+# How many more pixels than outputs rows have to compute, a copy for each tap set aside, before the nest of the other
+# layouts is faster: it fills its vectors with pixels of several rows and reads the weight where it lies (128>128, 3x3:
+# 4% slower at 1.09 times as many pixels, 2% faster at 1.15, 5% at 1.2; 512>512@14 3x3/2 26%).
+MORE_PIXELS = 1.1
 # What a product is deep, so that its part of the weight, times a register tile, stays in L1.
 DEPTH_BYTES = 192 * 4
 
@@ -27,7 +32,8 @@ def fits(axes: Axes, p: Product, dtype: np.dtype) -> bool:
     """Whether filters go to the vector.
 
     In NHWC where those of a group fill three quarters of their vectors, or where a 1 x 1 kernel reads x where it lies.
-    Not where columns of taps lie apart and each is a short product, of few channels or of few pixels.
+    Not where columns of taps lie apart and each is a short product, of few channels or of few pixels, nor where rows of
+    register tiles are much longer than rows of outputs.
     In NCHW where few channels at a stride beyond 2 are brought side by side faster than their columns are sorted by
     phase (3>64@224 11x11/4: 144 against 130 GF/s) and filters fill three quarters of their tiles.
     """
@@ -37,6 +43,8 @@ def fits(axes: Axes, p: Product, dtype: np.dtype) -> bool:
         if p.KW > 1 and p.dilation[1] != 1 and min(p.C, p.OW) <= lanes:
             return False
         once = enough and p.KH == p.KW == 1 and p.stride == (1, 1)
+        if weight_in_rows(p) and not _joined(p) and _pixels_of_row(p, p.OW) > _most_pixels_of_row(p):
+            return False
         return once or 4 * p.F >= 3 * round_up(p.F, lanes)
     few = axes == LAYOUTS["NCHW"] and p.C <= MERGED and min(p.stride) > 2
     return few and 4 * p.F >= 3 * round_up(p.F, tiling.FILTERS_VECTORS * lanes)
@@ -49,11 +57,11 @@ def block(p: Product, dtype: np.dtype) -> channels_last.Blocking:
     MC = round_up(even_blocks(p.F, tiling.MC), lanes)
     shares = p.groups * -(-p.F // MC)
     flat = _one_run(p)
-    joined = 0 in (p.KH, p.C) or p.KW * p.C < LONG_ROW and (p.KW <= 1 or p.dilation[1] == 1)
+    joined = _joined(p)
     most = SUMS_BYTES // dtype.itemsize // (MC if joined and not flat else tiling.MC)
     room = tiling.PANEL_BYTES // dtype.itemsize  # for the strip
     reach_h = p.reach(0)
-    between = max(1, -(-((p.KW - 1) * p.dilation[1] + 1) // p.stride[1])) - 1
+    between = _between(p)
 
     def strip(images: int, rows: int, columns: int) -> int:
         width = (columns + between) * p.stride[1]
@@ -92,7 +100,7 @@ def block(p: Product, dtype: np.dtype) -> channels_last.Blocking:
         KC = max(1, p.KH * p.KW * p.C)
     pitch = (-(-MC // line) | 1) * line
     tiled = round_up(columns, tiling.FILTERS_MR)
-    by_rows = rows_read.py_func(columns) < columns + between
+    by_rows = _pixels_of_row(p, columns) < columns + between
     pixels_of_sums = images * (rows + reach_h) * max(columns + between, tiled)
     return channels_last.Blocking(
         MC=MC,
@@ -109,6 +117,27 @@ def block(p: Product, dtype: np.dtype) -> channels_last.Blocking:
         pitch=pitch,
         sums=(pixels_of_sums + tiling.FILTERS_MR) * pitch,
     )
+
+
+def _joined(p: Product) -> bool:
+    """Whether all taps of an output are one product: short rows of taps that follow each other."""
+    return 0 in (p.KH, p.C) or p.KW * p.C < LONG_ROW and (p.KW <= 1 or p.dilation[1] == 1)
+
+
+def _between(p: Product) -> int:
+    """Pixels of a row of the strip behind those that outputs begin at."""
+    return max(1, -(-((p.KW - 1) * p.dilation[1] + 1) // p.stride[1])) - 1
+
+
+def _pixels_of_row(p: Product, columns: int) -> int:
+    """Pixels that are computed for so many outputs: their register tiles, or all there are of a row."""
+    read: int = rows_read.py_func(columns)
+    return min(read, columns + _between(p))
+
+
+def _most_pixels_of_row(p: Product) -> float:
+    """Pixels that a row may compute, lest :mod:`.direct` be faster."""
+    return MORE_PIXELS * p.OW * (1 + COPY_COST / p.F)
 
 
 def plan_products(plan: Plan, products: list[Product]) -> Plan:

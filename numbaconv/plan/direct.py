@@ -10,7 +10,7 @@ import numpy as np
 from ..kernels import forward, tiling, weight_panels
 from ..kernels.launch import Program
 from ..kernels.problem import Product
-from .base import Plan, are_even, enough_work, even_blocks, pieces_of_output, round_up
+from .base import Plan, are_even, enough_work, even_blocks, pieces_of_output, round_up, weight_in_rows
 
 # Filters whose multiply-adds cost as much as copying a vector from the strip to the panel, and what they cost on
 # vectors that begin anywhere: less than 1.07 (64>64@56 3x3 is 6% faster on the strip), more than 1.01 (128>128@56
@@ -109,9 +109,9 @@ def _block_forward(p: Product, dtype: np.dtype, outputs: int) -> forward.Blockin
     group = min(group, KC)
     x_in_place = (p.N - 1) * x_n + (p.groups * p.C - 1) * x_c + p.OW if in_place else 0
     # Packed ahead, 64>256@56 1x1 takes 5% longer, 512>512@14 3x3/2 7%, 128>128@28 3x3 as long.
-    lies_in_rows = p.w_strides[2:] == (taps, p.KW, 1)
+    in_rows = weight_in_rows(p)
     b = forward.Blocking(
-        MC, KC, images, rows, columns, batch, strip_pitch, pitch, lies_in_rows, False, flat, group, x_in_place
+        MC, KC, images, rows, columns, batch, strip_pitch, pitch, in_rows, False, flat, group, x_in_place
     )
     # What a block has packed is multiplied by as many filters as threads and their waiting sums allow. The copies of a
     # 1 x 1 kernel are not worth it.
@@ -123,7 +123,7 @@ def _block_forward(p: Product, dtype: np.dtype, outputs: int) -> forward.Blockin
     b = replace(b, MC=round_up(-(-p.F // max(1, f_blocks)), tiling.MR))
     # Filters that lie nearer to each other than channels, as in the input gradient, are read together, ahead.
     ahead = forward.blocks(p, b) > 2 or p.w_strides[1] < p.w_strides[2]
-    return replace(b, packed=ahead and not lies_in_rows)
+    return replace(b, packed=ahead and not in_rows)
 
 
 def _few_filters(p: Product, dtype: np.dtype) -> bool:
