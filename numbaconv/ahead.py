@@ -92,9 +92,9 @@ def explain(
     how = kind, algorithm, LAYOUTS[layout], flip
     return Explanation(
         g,
-        plan_forward(g, *how, x, w, 1, y),
-        plan_input_grad(g, *how, False, y, w, x),
-        plan_weight_grad(g, *how, False, x, y, w),
+        plan_forward(g, *how, x, w, 1, y).now(),
+        plan_input_grad(g, *how, False, y, w, x).now(),
+        plan_weight_grad(g, *how, False, x, y, w).now(),
     )
 
 

@@ -234,6 +234,36 @@ print(digest.hexdigest())
     assert len(digests) == 1
 
 
+@pytest.mark.slow
+def test_work_is_cut_for_the_threads_in_use():
+    """By `set_num_threads`, calls known and new; the same bits. Work for one thread alone does not start the others."""
+    code = """
+import numba, numpy as np, numbaconv as nc
+from numbaconv.kernels.jit import turn
+def passes(C, F, H, K, s, algorithm):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, C, H, H)).astype("f")
+    w = rng.normal(size=(F, C, K, K)).astype("f")
+    o = {"stride": s, "padding": K // 2, "algorithm": algorithm}
+    y = nc.conv2d(x, w, **o)
+    results = y, nc.conv2d_input_grad(y, w, x.shape, **o), nc.conv2d_weight_grad(x, y, K, **o)
+    return [result.tobytes() for result in results], [str(p) for p in nc.explain(x.shape, w.shape, **o).plans]
+problems = [(64, 96, 40, 3, 2, "direct"), (64, 96, 40, 3, 1, "winograd"), (128, 40, 40, 1, 1, "direct")]
+for problem in problems:
+    seen = []
+    for threads in (8, 1, 3, 8):
+        numba.set_num_threads(threads)
+        seen.append(passes(*problem))
+    bits, plans = zip(*seen)
+    assert all(one == bits[0] for one in bits), problem
+    assert plans[0] == plans[3], problem
+    assert plans[0] != plans[1], problem
+turn.threads = None  # not to be called
+passes(8, 8, 8, 3, 1, "auto")
+"""
+    run_python(code, NUMBA_NUM_THREADS="8")
+
+
 def test_warmup_compiles_everything_and_refuses_other_dtypes():
     names = [name for name, _ in plan.kernels()]
     assert {"forward", "pack_weight", "weight_grad", "bias_grad", "depthwise_forward"} <= set(names)

@@ -9,6 +9,7 @@ from numba import njit
 
 import numbaconv
 from numbaconv.kernels import tiling
+from numbaconv.kernels.jit import turn
 from numbaconv.kernels.product import ADD, BIASED, CONTINUE, FRESH, MR, VECTORS, product
 from numbaconv.kernels.simd import pointer
 from numbaconv.kernels.winograd import algebra
@@ -16,7 +17,6 @@ from numbaconv.kernels.winograd.transforms import FILTER, GRAD, INPUT, OUTPUT, T
 from tests import oracle
 from tests.cases import CASES, Case, each_dtype, each_layout
 from tests.memory import pointer_like
-from tests.parallel import forget_plans
 from tests.problem import Problem
 
 LANES = tiling.lanes(4)
@@ -246,13 +246,10 @@ def test_choice_and_variant_do_not_depend_on_threads(monkeypatch):
     ]
     choices = set()
     for threads in (1, 2, 7, 64):
-        monkeypatch.setattr(numba.config, "NUMBA_NUM_THREADS", threads)
-        forget_plans()
+        monkeypatch.setattr(turn, "threads", lambda threads=threads: threads)
         explained = (numbaconv.explain((N, C, H, H), (F, C, 3, 3), padding=1) for N, C, H, F in problems)
         plans = [plan for one in explained for plan in one.plans]
         choices.add(tuple((plan.algorithm, plan.reason) for plan in plans))
-    monkeypatch.undo()
-    forget_plans()
     assert len(choices) == 1
 
 

@@ -110,9 +110,12 @@ def plan_forward(
     w: Strides,
     bias: int | None,
     y: Strides,
+    threads: int = 1,
 ) -> Plan:
     """Plan of y = conv2d(x, weight, bias); strides count elements of the arrays in the user's layout."""
-    plan = Plan("forward", g, dtype, *choose(algorithm, "forward", g, dtype, axes), axes, flip, False)
+    chosen = choose(algorithm, "forward", g, dtype, axes)
+    cut = partial(plan_forward, g, dtype, algorithm, axes, flip, x, w, bias, y)
+    plan = Plan("forward", g, dtype, *chosen, axes, flip, False, threads, cut)
     if plan.algorithm == "loops":
         return plan
     x, y = _nchw(x, axes), _nchw(y, axes)
@@ -134,11 +137,12 @@ def plan_input_grad(
     y: Strides,
     w: Strides,
     x: Strides,
+    threads: int = 1,
 ) -> Plan:
     """Plan of dx; strides count elements of dy, weight and dx in the user's layout."""
-    plan = Plan(
-        "input gradient", g, dtype, *choose(algorithm, "input gradient", g, dtype, axes), axes, flip, accumulate
-    )
+    chosen = choose(algorithm, "input gradient", g, dtype, axes)
+    cut = partial(plan_input_grad, g, dtype, algorithm, axes, flip, accumulate, y, w, x)
+    plan = Plan("input gradient", g, dtype, *chosen, axes, flip, accumulate, threads, cut)
     if plan.algorithm == "loops":
         return plan
     start, w = turned(g, w) if flip else (0, w)
@@ -162,11 +166,12 @@ def plan_weight_grad(
     x: Strides,
     y: Strides,
     w: Strides,
+    threads: int = 1,
 ) -> Plan:
     """Plan of dw; strides count elements of x, dy and dw in the user's layout."""
-    plan = Plan(
-        "weight gradient", g, dtype, *choose(algorithm, "weight gradient", g, dtype, axes), axes, flip, accumulate
-    )
+    chosen = choose(algorithm, "weight gradient", g, dtype, axes)
+    cut = partial(plan_weight_grad, g, dtype, algorithm, axes, flip, accumulate, x, y, w)
+    plan = Plan("weight gradient", g, dtype, *chosen, axes, flip, accumulate, threads, cut)
     if plan.algorithm == "loops":
         return plan
     x, y = _nchw(x, axes), _nchw(y, axes)

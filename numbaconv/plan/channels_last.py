@@ -50,8 +50,8 @@ def fits(axes: Axes, p: Product, dtype: np.dtype) -> bool:
     return few and 4 * p.F >= 3 * round_up(p.F, tiling.FILTERS_VECTORS * lanes)
 
 
-def block(p: Product, dtype: np.dtype) -> channels_last.Blocking:
-    """Blocks of one dense problem whose taps walk forwards."""
+def block(p: Product, dtype: np.dtype, threads: int) -> channels_last.Blocking:
+    """Blocks of one dense problem whose taps walk forwards, for so many threads."""
     lanes = tiling.lanes(dtype.itemsize)
     line = 64 // dtype.itemsize
     MC = round_up(even_blocks(p.F, tiling.MC), lanes)
@@ -74,7 +74,7 @@ def block(p: Product, dtype: np.dtype) -> channels_last.Blocking:
     CB = p.C
     if flat:
         pixels = p.N * p.OH * p.OW
-        wanted = -(-pixels // -(-pieces_of_output() // shares))
+        wanted = -(-pixels // -(-pieces_of_output(threads) // shares))
         columns = max(1, min(most, wanted, room // max(1, p.C)) // tiling.FILTERS_MR) * tiling.FILTERS_MR
     else:
         columns = even_blocks(p.OW, most)
@@ -91,9 +91,9 @@ def block(p: Product, dtype: np.dtype) -> channels_last.Blocking:
         if (rows, columns) == (p.OH, p.OW):
             images = even_blocks(p.N, min(at_most, max(1, room // strip(1, rows, columns))))
         pieces = shares * -(-p.OH // rows) * -(-p.OW // columns)
-        while pieces * -(-p.N // images) < pieces_of_output() and images > 1:
+        while pieces * -(-p.N // images) < pieces_of_output(threads) and images > 1:
             images = -(-images // 2)
-        while shares * p.N * -(-p.OH // rows) * -(-p.OW // columns) < pieces_of_output() and rows > 4:
+        while shares * p.N * -(-p.OH // rows) * -(-p.OW // columns) < pieces_of_output(threads) and rows > 4:
             rows = -(-rows // 2)
     KC = even_blocks(p.KW * CB, DEPTH_BYTES // dtype.itemsize)
     if joined and not flat:
@@ -145,7 +145,7 @@ def plan_products(plan: Plan, products: list[Product]) -> Plan:
     dtype = plan.dtype
     lanes = tiling.lanes(dtype.itemsize)
     products = [_every_row_and_column(upright(p)) for p in products]
-    blocks = [block(p, dtype) for p in products]
+    blocks = [block(p, dtype, plan.threads) for p in products]
     launches, panels = [], 0
     for p, b in zip(products, blocks, strict=True):
         launches += channels_last.launches(p, b, lanes)

@@ -43,9 +43,10 @@ def plan_pass(plan: Plan, y: Strides, start: int, w: Strides, x: Strides) -> Pla
         return None
     images = max(1, min(g.N, most // outputs))
     panels = g.groups * -(-C // tiling.MR)
-    while images > 1 and (-(-g.N // images) * panels < pieces_of_output() or tiling.MR * images * pixels > room):
+    least = pieces_of_output(plan.threads)
+    while images > 1 and (-(-g.N // images) * panels < least or tiling.MR * images * pixels > room):
         images = -(-images // 2)
-    pieces = -(-pieces_of_output() // (g.groups * -(-g.N // images)))
+    pieces = -(-least // (g.groups * -(-g.N // images)))
     channels = even_blocks(C, min(room // (images * pixels), max(tiling.MR, C // pieces)), tiling.MR)
     pitch = odd_lines(images * outputs + lanes, line)
     b = input_grad_columns.Blocking(channels, KC, images, height, width, pitch, images * pixels + lanes)

@@ -103,13 +103,13 @@ def plan_pass(plan: Plan, x: Strides, y: Strides, start: int, w: Strides, bias: 
     if plan.name == "weight gradient":
         sums = round_up(g.C, lanes) * g.KH * g.KW
         shares = shares_of_sums(g.N * g.OH * g.OW, g.N * row_blocks, 1, sums * dtype.itemsize)
-        parts = min(c_blocks, -(-pieces_of_output() // shares))
+        parts = min(c_blocks, -(-pieces_of_output(plan.threads) // shares))
         buffers = {"partial": shares * sums}
     by_3 = forward_like and g.KW % 3 == 0 and g.stride[1] == g.dilation[1]
     # From a strip three taps are faster: in an array a vector begins anywhere, and is then parts of two lines.
     in_place = x[1] == y[1] == group == 1 and not by_3 and not plan.accumulate
     in_place = in_place and _sets_of_l1_suffice(g, x, dtype.itemsize)
-    in_turn = 1 if shares else max(1, pieces // most_claims())
+    in_turn = 1 if shares else max(1, pieces // most_claims(plan.threads))
     kernels = [(depthwise.depthwise_forward if forward_like else depthwise.depthwise_input_grad, pieces)]
     if shares:
         adding = depthwise_weight_grad.add_depthwise_shares, -(-g.C // lanes)

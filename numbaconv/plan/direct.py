@@ -34,18 +34,18 @@ FEW_FILTERS, PAGES, FEW_SETS = 2 * tiling.MR, 64, 1024
 SMALL_CHANNEL = 16 * 1024
 
 
-def block_forward(p: Product, dtype: np.dtype) -> forward.Blocking:
-    """Blocks of a forward nest, from the shape alone.
+def block_forward(p: Product, dtype: np.dtype, threads: int) -> forward.Blocking:
+    """Blocks of a forward nest for so many threads, from the shape alone.
 
     Where a panel of them has room for all channels, no sums wait for other channels, and blocks are twice as large:
     rows that two blocks look at are packed half as often. Few filters have few sums and little else to do with what is
     packed: their blocks are larger, if as many channels fit, since the error of a sum depends on where it is cut.
     """
-    usual = _block_forward(p, dtype, tiling.NC_BYTES)
+    usual = _block_forward(p, dtype, tiling.NC_BYTES, threads)
     times = min(8, MANY_FILTERS // _filters(p)) if p.reach(0) > 0 else 1
     for larger in (8, 4, 2):
         if larger <= max(2, times):
-            b = _block_forward(p, dtype, larger * tiling.NC_BYTES)
+            b = _block_forward(p, dtype, larger * tiling.NC_BYTES, threads)
             if b.KC >= (usual.KC if larger <= times else p.C):
                 return b
     return usual
@@ -56,7 +56,7 @@ def _filters(p: Product) -> int:
     return round_up(-(-p.F // -(-p.F // tiling.MC)), tiling.MR) if p.F else tiling.MR
 
 
-def _block_forward(p: Product, dtype: np.dtype, outputs: int) -> forward.Blocking:
+def _block_forward(p: Product, dtype: np.dtype, outputs: int, threads: int) -> forward.Blocking:
     """Blocks of so many bytes of outputs of a filter."""
     lanes = tiling.lanes(dtype.itemsize)
     line = 64 // dtype.itemsize
@@ -76,10 +76,10 @@ def _block_forward(p: Product, dtype: np.dtype, outputs: int) -> forward.Blockin
     endless = replace(p, N=1 << 20)
     group = 0
     if flat:
-        pieces = -(-pieces_of_output() // shares)
+        pieces = -(-pieces_of_output(threads) // shares)
         fewest = -(-p.N * p.OW // min(most, max(round_up(-(-p.N * p.OW // pieces), lanes), 4 * lanes)))
         # Seven blocks keep one of two threads waiting for the last of them, eight do not.
-        count = next((i for i in range(fewest, 2 * fewest) if are_even(shares * i)), fewest)
+        count = next((i for i in range(fewest, 2 * fewest) if are_even(shares * i, threads)), fewest)
         columns = round_up(-(-p.N * p.OW // max(1, count)), lanes)
         if in_place:
             columns = round_up(even_blocks(p.OW, columns), lanes)
@@ -87,20 +87,20 @@ def _block_forward(p: Product, dtype: np.dtype, outputs: int) -> forward.Blockin
     else:
         # What packing a vector costs in vectors of products.
         copy = COPY_COST / (taps * MC)
-        in_strip, in_panel = (_output_block(endless, r, 1, shares, most, lanes, copy) for r in (reach, (0, 0)))
+        in_strip, in_panel = (_output_block(endless, r, 1, shares, most, lanes, copy, threads) for r in (reach, (0, 0)))
         largest = odd_lines(strip_elements(p, *in_strip, 1) + lanes, line)
         if taps > 1 and _panel_pays(MC, in_strip, in_panel, reach, lanes):
             largest = taps * odd_lines(most, line)
             if batch == 1:
                 group, reach = lanes, (0, 0)
-        images, rows, columns = _output_block(p, reach, batch, shares, most, lanes, copy)
+        images, rows, columns = _output_block(p, reach, batch, shares, most, lanes, copy, threads)
     room = tiling.PANEL_BYTES // dtype.itemsize
     fitting = min(room // largest, tiling.DEPTH // taps)
     far = p.OH * p.OW * dtype.itemsize % FEW_SETS == 0
     KC = even_blocks(p.C, min(fitting, PAGES // 2 if far else PAGES) if few else fitting)
     while batch > 1 and most > batch and KC * (strip_elements(p, images, rows, columns, batch) + lanes) > room:
         most = most // 2
-        images, rows, columns = _output_block(p, reach, batch, shares, most, lanes, copy)
+        images, rows, columns = _output_block(p, reach, batch, shares, most, lanes, copy, threads)
     if not flat:
         count = _pixels(images, rows, columns, reach) * batch
     strip_pitch = odd_lines(strip_elements(p, images, rows, columns, batch) + lanes, line)
@@ -117,9 +117,9 @@ def _block_forward(p: Product, dtype: np.dtype, outputs: int) -> forward.Blockin
     # 1 x 1 kernel are not worth it.
     pieces, most = p.groups * forward.blocks(p, b), -(-p.F // MC)
     least = most if flat else 1 if KC >= p.C else -(-p.F // (2 * tiling.MC))
-    f_blocks = next((count for count in range(least, most) if are_even(pieces * count)), most)
-    if pieces * f_blocks < pieces_of_output():
-        f_blocks = max(f_blocks, min(-(-pieces_of_output() // pieces), p.F * taps // LEAST_PRODUCTS))
+    f_blocks = next((count for count in range(least, most) if are_even(pieces * count, threads)), most)
+    if pieces * f_blocks < pieces_of_output(threads):
+        f_blocks = max(f_blocks, min(-(-pieces_of_output(threads) // pieces), p.F * taps // LEAST_PRODUCTS))
     b = replace(b, MC=round_up(-(-p.F // max(1, f_blocks)), tiling.MR))
     # Filters that lie nearer to each other than channels, as in the input gradient, are read together, ahead.
     ahead = forward.blocks(p, b) > 2 or p.w_strides[1] < p.w_strides[2]
@@ -165,7 +165,7 @@ def _pixels(images: int, rows: int, columns: int, reach: tuple[int, int]) -> int
 
 
 def _output_block(
-    p: Product, reach: tuple[int, int], batch: int, shares: int, most: int, lanes: int, copy: float
+    p: Product, reach: tuple[int, int], batch: int, shares: int, most: int, lanes: int, copy: float, threads: int
 ) -> tuple[int, int, int]:
     """(images, rows, columns) of a block of about `most` outputs of a filter, and some blocks for each thread.
 
@@ -196,7 +196,7 @@ def _output_block(
         fitting_images = [i for i in range(1, min(N, most) + 1) if i == 1 or _pixels(i, rows, columns, reach) <= most]
         images = min(fitting_images, key=lambda i: -(-_pixels(i, rows, columns, reach) // lanes) / i)
     pieces = shares * -(-p.N // batch)
-    while pieces * -(-p.OH // rows) * -(-p.OW // columns) < pieces_of_output() * images:
+    while pieces * -(-p.OH // rows) * -(-p.OW // columns) < pieces_of_output(threads) * images:
         if images * rows * columns * batch <= 4 * lanes:
             break
         if images > 1:
@@ -213,7 +213,7 @@ def plan_products(plan: Plan, products: list[Product]) -> Plan:
     g, dtype = plan.geometry, plan.dtype
     parallel = enough_work(g, dtype)
     products = [_flat(p) for p in products]
-    blockings = [block_forward(p, dtype) for p in products]
+    blockings = [block_forward(p, dtype, plan.threads) for p in products]
     # The parts of a kernel are packed together, all or none.
     packed = any(b.packed for b in blockings)
     blockings = [replace(b, packed=packed) for b in blockings]

@@ -57,9 +57,9 @@ CLEARLY = 0.95
 
 
 def block_weight_grad(
-    g: Geometry, dtype: np.dtype, axes: Axes, y: Strides, w: Strides, accumulate: bool
+    g: Geometry, dtype: np.dtype, axes: Axes, y: Strides, w: Strides, accumulate: bool, threads: int
 ) -> weight_grad.Blocking:
-    """Blocks of the weight-gradient nest, from the shape and the strides of dy and dw alone."""
+    """Blocks of the weight-gradient nest for so many threads, from the shape and the strides of dy and dw alone."""
     lanes = tiling.lanes(dtype.itemsize)
     # The strip and a panel of dy share the scratch of a worker; gathered taps take a half of the strip's part.
     budget = tiling.PANEL_BYTES * 3 // 4 // dtype.itemsize
@@ -92,7 +92,7 @@ def block_weight_grad(
     shares = shares_of_sums(g.N * g.OH * g.OW, blocks, f_blocks * c_blocks, sums * dtype.itemsize)
     # How filters are cut moves no sum: for so many threads as there are.
     if not gathers:
-        wanted = min(-(-pieces_of_output() // (shares * c_blocks)), F * g.KH * g.KW // LEAST_FILTERS)
+        wanted = min(-(-pieces_of_output(threads) // (shares * c_blocks)), F * g.KH * g.KW // LEAST_FILTERS)
         FB = round_up(-(-F // max(-(-F // most_F), wanted)), tiling.MR)
     whole_tiles = F % tiling.MR in EXACT_ROWS and C % lanes == 0 and C % CB == 0 and g.groups == 1
     whole = bool(g.KH * g.KW == shares == 1 and w[:2] == (C, 1) and whole_tiles and not accumulate)
@@ -237,7 +237,7 @@ def _cost_of_channels(g: Geometry, dtype: np.dtype, axes: Axes, lanes: int) -> f
     """Multiply-adds of vectors that an output of a group costs with channels in the vector."""
     y = {"NCHW": (0, g.OH * g.OW, g.OW, 1), "NHWC": (0, 1, g.OW * g.F, g.F), "HWCN": (1, g.N, 0, g.F * g.N)}
     layout = next(name for name, order in LAYOUTS.items() if order == axes)
-    b = block_weight_grad(g, dtype, axes, y[layout], (0, 0, 0, 0), True)
+    b = block_weight_grad(g, dtype, axes, y[layout], (0, 0, 0, 0), True, 1)
     C, F = g.C // g.groups, g.F // g.groups
     apart = g.KW if g.dilation[1] != 1 else 1
     if b.gathered:
@@ -318,7 +318,7 @@ def plan_weight_grad(plan: Plan, x: Strides, y: Strides, start: int, w: Strides)
         seen = replace(seen, C=seen.F, F=seen.C)
         x, y, w, names = y, x, (w[1], w[0], w[2], w[3]), ("dy", "x", "bias", "dw")
         filters, channels = channels, filters
-    b = block_weight_grad(seen, dtype, plan.axes, y, w, plan.accumulate)
+    b = block_weight_grad(seen, dtype, plan.axes, y, w, plan.accumulate, plan.threads)
     buffers = {"partial": weight_grad.partial_elements(seen, b)}
     scratch = max(b.scratch, weight_grad.stage_elements(g.KH * g.KW, lanes))
     values = weight_grad.arguments_of(seen, x, y, start, w, plan.accumulate)

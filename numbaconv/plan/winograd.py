@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from numba.core import config
 
 from ..geometry import LAYOUTS, Geometry
 from ..kernels import tiling
@@ -151,10 +150,9 @@ def _tile_block(N: int, rows: int, columns: int, most: int, batch_last: bool) ->
     return 1, *max(blocks, key=lambda block: rows * columns / (-(-rows // block[0]) * -(-columns // block[1])))
 
 
-def block_product(p: Product, dtype: np.dtype, axes: Axes) -> forward.Blocking:
+def block_product(p: Product, dtype: np.dtype, axes: Axes, threads: int) -> forward.Blocking:
     """Blocks of y or dx."""
     m = forward_variant(p.C, p.H, p.W, p.OH, p.OW)
-    threads: int = config.NUMBA_NUM_THREADS
     return _block(m, p.N, p.C, p.F, p.OH, p.OW, dtype, axes, threads)
 
 
@@ -267,7 +265,7 @@ def plan_products(plan: Plan, products: list[Product]) -> Plan:
     """Plan of y or dx, one dense problem of 3 x 3 taps."""
     dtype = plan.dtype
     p = upright(*products)
-    b = block_product(p, dtype, plan.axes)
+    b = block_product(p, dtype, plan.axes, plan.threads)
     parallel = enough_work(plan.geometry, dtype)
     program = Program([forward.launch(p, b)], plan.arrays, {}, b.scratch, dtype, parallel, TOTAL_BYTES)
     blocks = {"filters": b.FB, "channels": b.KC}
@@ -279,8 +277,7 @@ def plan_products(plan: Plan, products: list[Product]) -> Plan:
 def plan_weight_grad(plan: Plan, x: Strides, y: Strides, start: int, w: Strides) -> Plan:
     """Plan of dw, which begins at element `start`; strides count elements of x, dy and dw."""
     g, dtype = plan.geometry, plan.dtype
-    threads: int = config.NUMBA_NUM_THREADS
-    b = block_weight_grad(g, dtype, plan.axes, threads, w[2:] == (TAPS, 1) and not plan.accumulate)
+    b = block_weight_grad(g, dtype, plan.axes, plan.threads, w[2:] == (TAPS, 1) and not plan.accumulate)
     values = direct_grad.arguments_of(g, x, y, start, w, plan.accumulate)
     launches = weight_grad.launches(g, values, b)
     scratch = max(b.scratch, direct_grad.stage_elements(TAPS**2, tiling.lanes(dtype.itemsize)))
