@@ -5,7 +5,7 @@ element type and :mod:`.tiling`.
 """
 
 from llvmlite import ir
-from numba.core import types
+from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from .emit import (
@@ -47,6 +47,20 @@ def moved(typingctx, p, offset):
         return builder.gep(args[0], [args[1]], source_etype=element(p.dtype))
 
     return p(p, types.int64), generate
+
+
+@intrinsic
+def prefetch(typingctx, p, offset):
+    """Bring the cache line of p[offset] nearer, wherever it is: nothing is read."""
+
+    def generate(context, builder, signature, args):
+        address = builder.gep(args[0], [args[1]], source_etype=element(p.dtype))
+        signature = ir.FunctionType(ir.VoidType(), [args[0].type, I32, I32, I32])
+        function = cgutils.get_or_insert_function(builder.module, signature, "llvm.prefetch.p0")
+        builder.call(function, [address, *(ir.Constant(I32, flag) for flag in (0, 3, 1))])  # read, all levels, data
+        return context.get_dummy_value()
+
+    return types.void(p, types.int64), generate
 
 
 @intrinsic(prefer_literal=True)
