@@ -212,7 +212,7 @@ class Program:
         self.workers = self.pieces
         if most_scratch is not None:
             self.workers = min(self.pieces, most_scratch // (self.scratch * dtype.itemsize))
-        self.large = parallel
+        self.large = parallel  # for one thread, too, which may be all that there is now
         self.parallel = parallel and self.workers > 1
 
         starts, slots, arguments = [], [], []
