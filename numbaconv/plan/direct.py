@@ -26,6 +26,9 @@ STARTS = 160
 # What a vector costs more for each one that its register tile has less than others: 8 x 2 runs at 200 GF/s where 8 x 3
 # does at 213.
 NARROW = 0.06
+# Outputs of a block for which reading the weight, or filters for which packing x, once more for a second piece of a
+# thread does not pay: 512>512@14 3x3/2 on two threads takes 8% (y) and 10% (dx) longer in four pieces than in two.
+FEW_OUTPUTS = 256
 # Filters up to which a 1 x 1 kernel reads x where it lies, and channels at a time: each is on a page of its own, of
 # which the first level of translation knows 64 to 96. Not more than half as many at multiples of a distance at which
 # channels meet in a quarter of the sets of L1. Twice as many filters where a channel is small: 64>32@56 takes 10% less
@@ -118,12 +121,18 @@ def _block_forward(p: Product, dtype: np.dtype, outputs: int, threads: int) -> f
     pieces, most = p.groups * forward.blocks(p, b), -(-p.F // MC)
     least = most if flat else 1 if KC >= p.C else -(-p.F // (2 * tiling.MC))
     f_blocks = next((count for count in range(least, most) if are_even(pieces * count, threads)), most)
-    if pieces * f_blocks < pieces_of_output(threads):
-        f_blocks = max(f_blocks, min(-(-pieces_of_output(threads) // pieces), p.F * taps // LEAST_PRODUCTS))
+    wanted = _pieces(images * rows * columns * batch, threads)
+    if pieces * f_blocks < wanted:
+        f_blocks = max(f_blocks, min(-(-wanted // pieces), p.F * taps // LEAST_PRODUCTS))
     b = replace(b, MC=round_up(-(-p.F // max(1, f_blocks)), tiling.MR))
     # Filters that lie nearer to each other than channels, as in the input gradient, are read together, ahead.
     ahead = forward.blocks(p, b) > 2 or p.w_strides[1] < p.w_strides[2]
     return replace(b, packed=ahead and not in_rows)
+
+
+def _pieces(outputs: int, threads: int) -> int:
+    """Pieces of work to deal out, of blocks of so many outputs of a filter."""
+    return threads if outputs <= FEW_OUTPUTS else pieces_of_output(threads)
 
 
 def _few_filters(p: Product, dtype: np.dtype) -> bool:
@@ -196,7 +205,7 @@ def _output_block(
         fitting_images = [i for i in range(1, min(N, most) + 1) if i == 1 or _pixels(i, rows, columns, reach) <= most]
         images = min(fitting_images, key=lambda i: -(-_pixels(i, rows, columns, reach) // lanes) / i)
     pieces = shares * -(-p.N // batch)
-    while pieces * -(-p.OH // rows) * -(-p.OW // columns) < pieces_of_output(threads) * images:
+    while pieces * -(-p.OH // rows) * -(-p.OW // columns) < _pieces(images * rows * columns * batch, threads) * images:
         if images * rows * columns * batch <= 4 * lanes:
             break
         if images > 1:
