@@ -180,11 +180,6 @@ def even_blocks(extent: int, most: int, multiple: int = 1) -> int:
     return max(1, round_up(-(-extent // max(1, -(-extent // max(1, most)))), multiple))
 
 
-def weight_in_rows(p: Product) -> bool:
-    """Whether channels and taps of a filter follow each other, so that it is a row of a product as it lies."""
-    return p.w_strides[2:] == (max(1, p.KH * p.KW), p.KW, 1)
-
-
 def turned(g: Geometry, w: Strides) -> tuple[int, Strides]:
     """How far the first element of the turned kernel is from that of the kernel, and its strides."""
     return (g.KH - 1) * w[2] + (g.KW - 1) * w[3], (w[0], w[1], -w[2], -w[3])

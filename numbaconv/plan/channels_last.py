@@ -13,8 +13,8 @@ from ..kernels.launch import Program
 from ..kernels.pixels import MERGED
 from ..kernels.problem import Product
 from ..kernels.product import rows_read
-from .base import Axes, Plan, enough_work, even_blocks, pieces_of_output, round_up, upright, weight_in_rows
-from .direct import COPY_COST
+from .base import Axes, Plan, enough_work, even_blocks, pieces_of_output, round_up, upright
+from .direct import COPY_COST, UNALIGNED, pixels_between
 
 # The sums of a block for its MC filters.
 SUMS_BYTES = 192 * 1024
@@ -24,18 +24,22 @@ LONG_ROW = 128
 # layouts is faster: it fills its vectors with pixels of several rows and reads the weight where it lies (128>128, 3x3:
 # 4% slower at 1.09 times as many pixels, 2% faster at 1.15, 5% at 1.2; 512>512@14 3x3/2 26%).
 MORE_PIXELS = 1.1
+# Turning an element of x or y, in multiply-adds of vectors, and how much cheaper the nest has to seem in NCHW: 8>32@12
+# 5x5 takes 6% longer in it and seems 14% cheaper.
+TURNED, CLEARLY = 0.3, 1.2
 # What a product is deep, so that its part of the weight, times a register tile, stays in L1.
 DEPTH_BYTES = 192 * 4
 
 
-def fits(axes: Axes, p: Product, dtype: np.dtype) -> bool:
-    """Whether filters go to the vector.
+def fits(name: str, axes: Axes, p: Product, dtype: np.dtype) -> bool:
+    """Whether filters go to the vector, from the pass, the layout and the shape alone.
 
     In NHWC where those of a group fill three quarters of their vectors, or where a 1 x 1 kernel reads x where it lies.
-    Not where columns of taps lie apart and each is a short product, of few channels or of few pixels, nor where rows of
-    register tiles are much longer than rows of outputs.
+    Not where columns of taps lie apart and each is a short product, of few channels or of few pixels, nor in the
+    forward pass where rows of register tiles are much longer than rows of outputs.
     In NCHW where few channels at a stride beyond 2 are brought side by side faster than their columns are sorted by
-    phase (3>64@224 11x11/4: 144 against 130 GF/s) and filters fill three quarters of their tiles.
+    phase (3>64@224 11x11/4: 144 against 130 GF/s) and filters fill three quarters of their tiles. And where few
+    channels have rows that fill register tiles better than they do vectors (6>16@14 5x5: 29% faster).
     """
     lanes = tiling.lanes(dtype.itemsize)
     if axes == LAYOUTS["NHWC"]:
@@ -43,9 +47,11 @@ def fits(axes: Axes, p: Product, dtype: np.dtype) -> bool:
         if p.KW > 1 and p.dilation[1] != 1 and min(p.C, p.OW) <= lanes:
             return False
         once = enough and p.KH == p.KW == 1 and p.stride == (1, 1)
-        if weight_in_rows(p) and not _joined(p) and _pixels_of_row(p, p.OW) > _most_pixels_of_row(p):
+        if name == "forward" and not _joined(p) and _pixels_of_row(p, p.OW) > _most_pixels_of_row(p):
             return False
         return once or 4 * p.F >= 3 * round_up(p.F, lanes)
+    if axes == LAYOUTS["NCHW"] and _short_rows(upright(p), lanes):
+        return True
     few = axes == LAYOUTS["NCHW"] and p.C <= MERGED and min(p.stride) > 2
     return few and 4 * p.F >= 3 * round_up(p.F, tiling.FILTERS_VECTORS * lanes)
 
@@ -122,6 +128,23 @@ def block(p: Product, dtype: np.dtype, threads: int) -> channels_last.Blocking:
 def _joined(p: Product) -> bool:
     """Whether all taps of an output are one product: short rows of taps that follow each other."""
     return 0 in (p.KH, p.C) or p.KW * p.C < LONG_ROW and (p.KW <= 1 or p.dilation[1] == 1)
+
+
+def _short_rows(p: Product, lanes: int) -> bool:
+    """Whether all taps of few channels, turned, are multiplied in clearly fewer vectors than rows of pixels are.
+
+    All costs are those of whole vectors of pixels, or of filters, times so much.
+    """
+    taps = p.KH * p.KW
+    if taps <= 1 or p.C == 0 or not _joined(p) or p.OW % lanes == 0 or 4 * p.F < 3 * round_up(p.F, lanes):
+        return False
+    outputs = p.OH * p.OW
+    read: int = rows_read.py_func(p.OW)
+    turned = TURNED * lanes * (prod(p.stride) / (p.F * taps) + 1 / (p.C * taps))
+    filters = round_up(p.F, lanes) / p.F * read / p.OW * (1 + turned)
+    strip = UNALIGNED * round_up(pixels_between(1, p.OH, p.OW, (p.reach(0), p.reach(1))), lanes) / outputs
+    panel = round_up(outputs, lanes) / outputs + COPY_COST * round_up(p.OW, lanes) / (p.OW * p.F)
+    return CLEARLY * filters < min(strip, panel)
 
 
 def _between(p: Product) -> int:

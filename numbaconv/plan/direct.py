@@ -10,7 +10,7 @@ import numpy as np
 from ..kernels import forward, tiling, weight_panels
 from ..kernels.launch import Program
 from ..kernels.problem import Product
-from .base import Plan, are_even, enough_work, even_blocks, pieces_of_output, round_up, weight_in_rows
+from .base import Plan, are_even, enough_work, even_blocks, pieces_of_output, round_up
 
 # Filters whose multiply-adds cost as much as copying a vector from the strip to the panel, and what they cost on
 # vectors that begin anywhere: less than 1.07 (64>64@56 3x3 is 6% faster on the strip), more than 1.01 (128>128@56
@@ -105,14 +105,14 @@ def _block_forward(p: Product, dtype: np.dtype, outputs: int, threads: int) -> f
         most = most // 2
         images, rows, columns = _output_block(p, reach, batch, shares, most, lanes, copy, threads)
     if not flat:
-        count = _pixels(images, rows, columns, reach) * batch
+        count = pixels_between(images, rows, columns, reach) * batch
     strip_pitch = odd_lines(strip_elements(p, images, rows, columns, batch) + lanes, line)
     pitch = odd_lines(count, line)
     flat = flat and not in_place
     group = min(group, KC)
     x_in_place = (p.N - 1) * x_n + (p.groups * p.C - 1) * x_c + p.OW if in_place else 0
     # Packed ahead, 64>256@56 1x1 takes 5% longer, 512>512@14 3x3/2 7%, 128>128@28 3x3 as long.
-    in_rows = weight_in_rows(p)
+    in_rows = p.w_strides[2:] == (taps, p.KW, 1)
     b = forward.Blocking(
         MC, KC, images, rows, columns, batch, strip_pitch, pitch, in_rows, False, flat, group, x_in_place
     )
@@ -158,7 +158,7 @@ def _panel_pays(
 
     For each pixel and tap: vectors times filters, and to a panel the vectors are copied before.
     """
-    strip = UNALIGNED * MC * -(-_pixels(*in_strip, reach) // lanes) / prod(in_strip)
+    strip = UNALIGNED * MC * -(-pixels_between(*in_strip, reach) // lanes) / prod(in_strip)
     copies = COPY_COST * -(-in_panel[2] // lanes) / in_panel[2]
     return MC * -(-prod(in_panel) // lanes) / prod(in_panel) + copies < strip
 
@@ -168,7 +168,7 @@ def odd_lines(elements: int, line: int) -> int:
     return (-(-elements // line) | 1) * line
 
 
-def _pixels(images: int, rows: int, columns: int, reach: tuple[int, int]) -> int:
+def pixels_between(images: int, rows: int, columns: int, reach: tuple[int, int]) -> int:
     """Elements from the first output of a block to the last one, with those between rows and images."""
     return (images * (rows + reach[0]) - reach[0] - 1) * (columns + reach[1]) + columns
 
@@ -191,7 +191,7 @@ def _output_block(
         repeated = p.phases(0) * p.phases(1) * (p.reach(0) * row + STARTS) * copy
 
         def cost(rows: int) -> float:
-            vectors = -(-_pixels(1, rows, columns, reach) * batch // lanes)
+            vectors = -(-pixels_between(1, rows, columns, reach) * batch // lanes)
             return vectors + NARROW * (-vectors % tiling.VECTORS) + repeated
 
         def total(rows: int) -> float:
@@ -202,8 +202,10 @@ def _output_block(
 
     rows, images = block_rows(fitting), 1
     if rows == p.OH and columns == p.OW:
-        fitting_images = [i for i in range(1, min(N, most) + 1) if i == 1 or _pixels(i, rows, columns, reach) <= most]
-        images = min(fitting_images, key=lambda i: -(-_pixels(i, rows, columns, reach) // lanes) / i)
+        fitting_images = [
+            i for i in range(1, min(N, most) + 1) if i == 1 or pixels_between(i, rows, columns, reach) <= most
+        ]
+        images = min(fitting_images, key=lambda i: -(-pixels_between(i, rows, columns, reach) // lanes) / i)
     pieces = shares * -(-p.N // batch)
     while pieces * -(-p.OH // rows) * -(-p.OW // columns) < _pieces(images * rows * columns * batch, threads) * images:
         if images * rows * columns * batch <= 4 * lanes:
