@@ -22,7 +22,7 @@ from numba.core import event
 
 import numbaconv
 from bench import plots, report, shapes, tables
-from bench.compare import Result, WrongResultError, check, measure, wait_for_other_threads
+from bench.compare import Result, WrongResultError, check, keep_freed_memory, measure, wait_for_other_threads
 from bench.peak import CHAINS, Peak, PeakError
 from bench.shapes import PASSES, Layer
 from bench.sides import (
@@ -249,6 +249,7 @@ def to_json(results: Sequence[Result], peak: Peak, threads: int) -> dict:
 
 def main() -> None:
     options, layers = parse()
+    keep_freed_memory()
     if hasattr(os, "getloadavg") and (load := os.getloadavg()[0]) > BUSY:
         print(f"warning: the machine is busy (load {load:.1f}), and the times will show it", file=sys.stderr)
     packages = ["NumPy", "Numba", *([] if options.no_torch else ["torch"]), *(["ncnn"] if options.ncnn else [])]
