@@ -139,6 +139,7 @@ def pack_strip(
                     copy_run(out, source, 1, first, last, run)
                     out, source = moved(out, pitch), moved(source, x_c)
         return
+    seen, seen_end = max(0, left), min(W, left + columns * stride_w)
     for a in range(phases_h):
         h = top + (base_h + a * step_h) % stride_h
         top_row, end_row = inside(h, stride_h, H, rows)
@@ -157,9 +158,9 @@ def pack_strip(
                         clear(moved(planes, (i * rows + end_row) * columns), (rows - end_row) * columns)
                 for n in range(images):
                     source = moved(x, n * x_n + c * x_c + h * x_h + w * x_w)
-                    if a == 0 and b == 0 and x_w == 1 and c + 1 < channels:
+                    for v in range(top_row, end_row if b == 0 and x_w == 1 and c + 1 < channels else top_row):
                         prefetch_run(
-                            moved(source, x_c + top_row * stride_h * x_h), (end_row - top_row) * stride_h * x_h
+                            moved(x, n * x_n + (c + 1) * x_c + (h + v * stride_h) * x_h + seen), seen_end - seen
                         )
                     out = moved(planes, n * rows * columns * batch)
                     if split:
