@@ -14,7 +14,7 @@ from ..kernels.pixels import MERGED
 from ..kernels.problem import Product
 from ..kernels.product import rows_read
 from .base import Axes, Plan, enough_work, even_blocks, pieces_of_output, round_up, upright
-from .direct import COPY_COST, UNALIGNED, pixels_between
+from .direct import COPY_COST, costs
 
 # The sums of a block for its MC filters.
 SUMS_BYTES = 192 * 1024
@@ -47,7 +47,9 @@ def fits(name: str, axes: Axes, p: Product, dtype: np.dtype) -> bool:
         if p.KW > 1 and p.dilation[1] != 1 and min(p.C, p.OW) <= lanes:
             return False
         once = enough and p.KH == p.KW == 1 and p.stride == (1, 1)
-        if name == "forward" and not _joined(p) and _pixels_of_row(p, p.OW) > _most_pixels_of_row(p):
+        # More pixels of a row than direct's copies for each tap would cost.
+        most = MORE_PIXELS * p.OW * (1 + COPY_COST / p.F)
+        if name == "forward" and not _joined(p) and _pixels_of_row(p, p.OW) > most:
             return False
         return once or 4 * p.F >= 3 * round_up(p.F, lanes)
     if axes == LAYOUTS["NCHW"] and _short_rows(upright(p), lanes):
@@ -131,20 +133,15 @@ def _joined(p: Product) -> bool:
 
 
 def _short_rows(p: Product, lanes: int) -> bool:
-    """Whether all taps of few channels, turned, are multiplied in clearly fewer vectors than rows of pixels are.
-
-    All costs are those of whole vectors of pixels, or of filters, times so much.
-    """
+    """Whether all taps of few channels, turned, are multiplied in clearly fewer vectors than rows of pixels are."""
     taps = p.KH * p.KW
     if taps <= 1 or p.C == 0 or not _joined(p) or p.OW % lanes == 0 or 4 * p.F < 3 * round_up(p.F, lanes):
         return False
-    outputs = p.OH * p.OW
     read: int = rows_read.py_func(p.OW)
     turned = TURNED * lanes * (prod(p.stride) / (p.F * taps) + 1 / (p.C * taps))
-    filters = round_up(p.F, lanes) / p.F * read / p.OW * (1 + turned)
-    strip = UNALIGNED * round_up(pixels_between(1, p.OH, p.OW, (p.reach(0), p.reach(1))), lanes) / outputs
-    panel = round_up(outputs, lanes) / outputs + COPY_COST * round_up(p.OW, lanes) / (p.OW * p.F)
-    return CLEARLY * filters < min(strip, panel)
+    filters = -(-p.F // lanes) * read / p.OW * (1 + turned)
+    image = 1, p.OH, p.OW
+    return CLEARLY * filters < min(costs(p.F, image, image, (p.reach(0), p.reach(1)), lanes))
 
 
 def _between(p: Product) -> int:
@@ -156,11 +153,6 @@ def _pixels_of_row(p: Product, columns: int) -> int:
     """Pixels that are computed for so many outputs: their register tiles, or all there are of a row."""
     read: int = rows_read.py_func(columns)
     return min(read, columns + _between(p))
-
-
-def _most_pixels_of_row(p: Product) -> float:
-    """Pixels that a row may compute, lest :mod:`.direct` be faster."""
-    return MORE_PIXELS * p.OW * (1 + COPY_COST / p.F)
 
 
 def plan_products(plan: Plan, products: list[Product]) -> Plan:

@@ -92,7 +92,8 @@ def _block_forward(p: Product, dtype: np.dtype, outputs: int, threads: int) -> f
         copy = COPY_COST / (taps * MC)
         in_strip, in_panel = (_output_block(endless, r, 1, shares, most, lanes, copy, threads) for r in (reach, (0, 0)))
         largest = odd_lines(strip_elements(p, *in_strip, 1) + lanes, line)
-        if taps > 1 and _panel_pays(MC, in_strip, in_panel, reach, lanes):
+        by_strip, by_panel = costs(MC, in_strip, in_panel, reach, lanes)
+        if taps > 1 and by_panel < by_strip:
             largest = taps * odd_lines(most, line)
             if batch == 1:
                 group, reach = lanes, (0, 0)
@@ -105,7 +106,7 @@ def _block_forward(p: Product, dtype: np.dtype, outputs: int, threads: int) -> f
         most = most // 2
         images, rows, columns = _output_block(p, reach, batch, shares, most, lanes, copy, threads)
     if not flat:
-        count = pixels_between(images, rows, columns, reach) * batch
+        count = _pixels(images, rows, columns, reach) * batch
     strip_pitch = odd_lines(strip_elements(p, images, rows, columns, batch) + lanes, line)
     pitch = odd_lines(count, line)
     flat = flat and not in_place
@@ -151,16 +152,16 @@ def strip_elements(p: Product, images: int, rows: int, columns: int, batch: int)
     return p.phases(0) * p.phases(1) * pixels
 
 
-def _panel_pays(
+def costs(
     MC: int, in_strip: tuple[int, int, int], in_panel: tuple[int, int, int], reach: tuple[int, int], lanes: int
-) -> bool:
-    """Whether MC filters are multiplied faster with a panel of these blocks than with a strip of those.
+) -> tuple[float, float]:
+    """What MC filters cost with a strip of those blocks, and with a panel of these, in multiply-adds of vectors.
 
     For each pixel and tap: vectors times filters, and to a panel the vectors are copied before.
     """
-    strip = UNALIGNED * MC * -(-pixels_between(*in_strip, reach) // lanes) / prod(in_strip)
+    strip = UNALIGNED * MC * -(-_pixels(*in_strip, reach) // lanes) / prod(in_strip)
     copies = COPY_COST * -(-in_panel[2] // lanes) / in_panel[2]
-    return MC * -(-prod(in_panel) // lanes) / prod(in_panel) + copies < strip
+    return strip, MC * -(-prod(in_panel) // lanes) / prod(in_panel) + copies
 
 
 def odd_lines(elements: int, line: int) -> int:
@@ -168,7 +169,7 @@ def odd_lines(elements: int, line: int) -> int:
     return (-(-elements // line) | 1) * line
 
 
-def pixels_between(images: int, rows: int, columns: int, reach: tuple[int, int]) -> int:
+def _pixels(images: int, rows: int, columns: int, reach: tuple[int, int]) -> int:
     """Elements from the first output of a block to the last one, with those between rows and images."""
     return (images * (rows + reach[0]) - reach[0] - 1) * (columns + reach[1]) + columns
 
@@ -191,7 +192,7 @@ def _output_block(
         repeated = p.phases(0) * p.phases(1) * (p.reach(0) * row + STARTS) * copy
 
         def cost(rows: int) -> float:
-            vectors = -(-pixels_between(1, rows, columns, reach) * batch // lanes)
+            vectors = -(-_pixels(1, rows, columns, reach) * batch // lanes)
             return vectors + NARROW * (-vectors % tiling.VECTORS) + repeated
 
         def total(rows: int) -> float:
@@ -202,10 +203,8 @@ def _output_block(
 
     rows, images = block_rows(fitting), 1
     if rows == p.OH and columns == p.OW:
-        fitting_images = [
-            i for i in range(1, min(N, most) + 1) if i == 1 or pixels_between(i, rows, columns, reach) <= most
-        ]
-        images = min(fitting_images, key=lambda i: -(-pixels_between(i, rows, columns, reach) // lanes) / i)
+        fitting_images = [i for i in range(1, min(N, most) + 1) if i == 1 or _pixels(i, rows, columns, reach) <= most]
+        images = min(fitting_images, key=lambda i: -(-_pixels(i, rows, columns, reach) // lanes) / i)
     pieces = shares * -(-p.N // batch)
     while pieces * -(-p.OH // rows) * -(-p.OW // columns) < _pieces(images * rows * columns * batch, threads) * images:
         if images * rows * columns * batch <= 4 * lanes:
