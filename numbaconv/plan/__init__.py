@@ -174,6 +174,8 @@ def plan_weight_grad(
     plan = Plan("weight gradient", g, dtype, *chosen, axes, flip, accumulate, threads, cut)
     if plan.algorithm == "loops":
         return plan
+    if g.C == 0:
+        return _nothing(plan)
     x, y = _nchw(x, axes), _nchw(y, axes)
     start, w = turned(g, w) if flip else (0, w)
     if depthwise.fits(plan) and (one_to_one := depthwise.plan_pass(plan, x, y, start, w, None)):
@@ -210,14 +212,18 @@ def _plan_products(plan: Plan, products: list[Product]) -> Plan:
     """Plan of a forward pass or of what the input gradient makes of one."""
     products = [p for p in products if p.N * p.F * p.OH * p.OW > 0]
     if not products:
-        program = Program([], plan.arrays, {}, 0, plan.dtype, False)
-        return replace(plan, reason="nothing to compute", program=program)
+        return _nothing(plan)
     plan_it = direct.plan_products
     if plan.algorithm == "winograd":
         plan_it = winograd.plan_products
     elif all(channels_last.fits(plan.name, plan.axes, p, plan.dtype) for p in products):
         plan_it = channels_last.plan_products
     return plan_it(plan, products)
+
+
+def _nothing(plan: Plan) -> Plan:
+    """Plan of a pass whose result has no element."""
+    return replace(plan, reason="nothing to compute", program=Program([], plan.arrays, {}, 0, plan.dtype, False))
 
 
 def _nchw(strides: Strides, axes: Axes) -> Strides:
