@@ -171,6 +171,7 @@ EMPTY = (
     Case("no_channel_pointwise", 1, 0, 6, 5, 365, 1, 1, stride=(2, 3)),
     Case("no_row", 2, 3, 0, 6, 4, 3, 3, padding=2),
     Case("no_column", 2, 3, 6, 0, 4, 3, 2, stride=2, padding=((0, 0), (1, 2))),
+    Case("no_row_wide_padding", 2, 40, 0, 8, 8, 3, 3, padding=6),
     Case("no_pixel", 1, 2, 0, 0, 3, 2, 2, padding=1),
 )
 

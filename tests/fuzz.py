@@ -4,8 +4,9 @@
     python -m tests.fuzz --case 'N=2 C=3 ...'
 
 Each case is checked on integers, exactly, in all passes and exact algorithms; on NaN and infinity; by the adjoint
-identity; on normal numbers by the bounds of the contract; in some kind of memory, on some number of threads. Every
-third case is large: in turn they cross each size at which a kernel cuts its work.
+identity; on normal numbers by the bounds of the contract, and "auto" by the bits of one of the others; in some kind of
+memory, on some number of threads. Every third case is large: in turn they cross each size at which a kernel cuts its
+work.
 """
 
 import argparse
@@ -171,6 +172,7 @@ def check(spec):
         with parallel.everywhere() if spec.parallel else nullcontext():
             _check_integers(spec)
             _check_normals(spec)
+            _check_auto(spec)
     finally:
         numba.set_num_threads(before)
 
@@ -261,6 +263,16 @@ def _check_normals(spec):
                 direct, relative = np.sqrt(errors["direct"] / scale), np.sqrt(error / scale)
                 limit = min(1e-5 * unit * 2**24, max(3 * direct, 8 * unit))
                 assert relative <= limit, f"{algorithm}, {name}: relative RMS error {relative:.2g}, above {limit:.2g}"
+
+
+def _check_auto(spec):
+    """What is not asked for by name has the bits of one that is."""
+    problem = Problem.normals(spec.case, spec.dtype, spec.layout, bool(spec.flip), spec.seed)
+    placed = problem.map(lambda array: _place(spec, array))
+    for name in PASSES[:3]:
+        named = [placed.run(name, algorithm) for algorithm in ("direct", "winograd") if spec.case.supports(algorithm)]
+        same = placed.run(name, "auto").tobytes() in [result.tobytes() for result in named]
+        assert same, f"auto, {name}: neither direct's bits nor Winograd's"
 
 
 # -- the command -------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import pytest
 import numbaconv
 
 from .cases import (
+    ALGORITHMS,
     BLOCKS,
     CASES,
     COMMON,
@@ -115,6 +116,15 @@ def test_bias_is_optional(algorithm, layout):
     y = numbaconv.conv2d(problem.x, problem.weight, **options)
     assert_same_bits(numbaconv.conv2d(problem.x, problem.weight, None, **options), y)
     assert np.array_equal(numbaconv.conv2d(problem.x, problem.weight, bias=zero, **options), y)
+
+
+@each_layout
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_auto_is_one_of_the_fast_ones(case, layout):
+    problem = Problem.normals(case, layout=layout)
+    for name in PASSES[:3]:
+        fast = [problem.run(name, algorithm) for algorithm in ALGORITHMS[1:] if case.supports(algorithm)]
+        assert problem.run(name, "auto").tobytes() in [result.tobytes() for result in fast]
 
 
 def test_auto_is_the_default():

@@ -92,6 +92,8 @@ def choose(algorithm: str, name: str, g: Geometry, dtype: np.dtype, axes: Axes) 
         return "loops", "NUMBA_DISABLE_JIT is set"
     if algorithm != "auto":
         return algorithm, "asked for by name"
+    if 0 in (g.N, g.C, g.H, g.W):
+        return "direct", "there is nothing to multiply"
     if winograd.supports((g.KH, g.KW), g.stride, g.dilation):
         ratio = winograd.expected_ratio(name, g, dtype, axes)
         expected = f"Winograd is expected to take {ratio:.2f} of direct's time"
