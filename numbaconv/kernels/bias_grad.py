@@ -9,7 +9,6 @@ one piece of work: the same bits for any number of threads.
 from .jit import helper
 from .launch import NestKernel
 from .simd import (
-    claim,
     lanes_of,
     load,
     moved,
@@ -24,11 +23,12 @@ from .simd import (
     vector_zero,
     zero_of,
 )
+from .work import claim
 
 PIXELS, FILTERS, IMAGES = 0, 1, 2
 
 BIAS_GRAD = (
-    "counter", "dy", "y_n", "y_f", "y_h", "y_w", "N", "F", "OH", "OW", "vector_axis", "db", "db_f", "accumulate",
+    "record", "dy", "y_n", "y_f", "y_h", "y_w", "N", "F", "OH", "OW", "vector_axis", "db", "db_f", "accumulate",
     "scratch_size",
 )  # fmt: skip
 BIAS_GRAD_COUNT = len(BIAS_GRAD)
@@ -73,7 +73,7 @@ def bias_grad(scratch, arguments, worker):
     stage = moved(scratch, worker * scratch_size)
     block = lanes if vector_axis == FILTERS else 1
     while True:
-        piece = claim(arguments)
+        piece = claim(arguments, worker)
         if piece >= (F + block - 1) // block:
             return 0
         f = piece * block

@@ -30,10 +30,9 @@ from .jit import helper
 from .launch import Address, Launch, NestKernel
 from .packing import clear
 from .pixels import pack_pixels, unpack_pixels
-from .problem import Product, next_piece
+from .problem import Product
 from .product import ADD, BIASED, CONTINUE, FRESH, product, rows_read
 from .simd import (
-    claim,
     lanes_of,
     load,
     moved,
@@ -44,6 +43,7 @@ from .simd import (
     vector_store,
 )
 from .turning import transpose_block
+from .work import claim, next_piece
 
 MR = tiling.FILTERS_MR
 DEPTH = tiling.DEPTH
@@ -105,7 +105,7 @@ def launches(p: Product, b: Blocking, lanes: int) -> list[Launch]:
 
 
 LAST = (
-    "counter", "x", "x_n", "x_c", "x_h", "x_w", "H", "W", "panels", "bias", "bias_f", "y", "y_n", "y_f", "y_h", "y_w",
+    "record", "x", "x_n", "x_c", "x_h", "x_w", "H", "W", "panels", "bias", "bias_f", "y", "y_n", "y_f", "y_h", "y_w",
     "N", "OH", "OW", "groups", "C", "F", "KH", "KW", "stride_h", "stride_w", "offset_h", "offset_w",
     "dilation_h", "dilation_w", "phases_h", "sorted_h", "reach_h", "MC", "CB", "KC", "flat", "joined", "by_rows", "row",
     "images", "rows", "columns", "strip_size", "pitch", "in_turn", "accumulate", "scratch_size",
@@ -137,7 +137,7 @@ def channels_last(scratch, arguments, worker):
     start = BIASED if bias_address != 0 else FRESH
     piece = last = 0
     while True:
-        piece, last = next_piece(arguments, piece, last, in_turn)
+        piece, last = next_piece(arguments, worker, piece, last, in_turn)
         if piece >= groups * f_blocks * blocks:
             return 0
         group_block, block = divmod(piece, blocks)
@@ -272,7 +272,7 @@ def multiply_pixels(
 
 
 PACK_VECTORS = (
-    "counter", "weight", "w_group", "w_row", "w_channel", "w_kh", "w_kw", "panels", "groups", "C", "F", "KH", "KW",
+    "record", "weight", "w_group", "w_row", "w_channel", "w_kh", "w_kw", "panels", "groups", "C", "F", "KH", "KW",
     "phases_h", "CB",
 )  # fmt: skip
 PACK_VECTORS_COUNT = len(PACK_VECTORS)
@@ -293,7 +293,7 @@ def pack_vectors(scratch, arguments, worker):
     if phases_h == 1 and w_kh == KW * w_kw:  # taps that follow each other are one row of taps
         KH, KW = 1, KH * KW
     while True:
-        piece = claim(arguments)
+        piece = claim(arguments, worker)
         if piece >= groups * blocks:
             return 0
         group, block = divmod(piece, blocks)

@@ -23,7 +23,6 @@ from .jit import helper, named
 from .launch import Address, Launch, NestKernel
 from .packing import clear, inside
 from .pixels import pack_pixels, unpack_pixels
-from .problem import next_piece
 from .simd import (
     integers,
     lanes_of,
@@ -38,6 +37,7 @@ from .simd import (
     vector_zero,
 )
 from .tiles import tile_add_taps, tile_of, tile_store
+from .work import next_piece
 
 Strides = tuple[int, int, int, int]
 
@@ -96,7 +96,7 @@ def row_of_sums(out, out_step, count, line, step, taps, places, tap_count, by_3,
 
 
 SHAPE = (
-    "counter", "x", "x_n", "x_c", "x_h", "x_w", "y", "y_n", "y_c", "y_h", "y_w", "weight", "w_c", "w_kh", "w_kw",
+    "record", "x", "x_n", "x_c", "x_h", "x_w", "y", "y_n", "y_c", "y_h", "y_w", "weight", "w_c", "w_kh", "w_kw",
     "N", "C", "H", "W", "OH", "OW", "KH", "KW", "stride_h", "stride_w", "dilation_h", "dilation_w", "top", "left",
     "bias", "bias_c", "partial", "shares", "parts", "rows", "together", "strip_size", "in_turn", "group",
     "w_out", "w_in", "in_place", "by_3", "accumulate", "scratch_size",
@@ -134,7 +134,7 @@ def depthwise_forward(scratch, arguments, worker):
     piece = last_piece = 0
     packed = -1
     while True:
-        piece, last_piece = next_piece(arguments, piece, last_piece, in_turn)
+        piece, last_piece = next_piece(arguments, worker, piece, last_piece, in_turn)
         if piece >= N * c_blocks * row_blocks:
             return 0
         rest, c_block = divmod(piece, c_blocks)  # channels last: what one leaves of a cache page, the next one takes
@@ -282,7 +282,7 @@ def depthwise_input_grad(scratch, arguments, worker):
     columns = before + max(OW, after)
     piece = last_piece = 0
     while True:
-        piece, last_piece = next_piece(arguments, piece, last_piece, in_turn)
+        piece, last_piece = next_piece(arguments, worker, piece, last_piece, in_turn)
         if piece >= N * c_blocks * row_blocks:
             return 0
         rest, c_block = divmod(piece, c_blocks)  # channels last: what one leaves of a cache page, the next one takes

@@ -12,7 +12,6 @@ from .launch import NestKernel
 from .packing import clear
 from .pixels import pack_pixels
 from .simd import (
-    claim,
     integers,
     lanes_of,
     load,
@@ -27,6 +26,7 @@ from .simd import (
     vector_zero,
 )
 from .tiles import tile_multiply_add_rows, tile_store, tile_zero
+from .work import claim
 
 # Taps that share the load of a gradient, and hide the latency of each other's addition: those of a 3 x 3 kernel.
 TAPS = 9
@@ -107,7 +107,7 @@ def depthwise_weight_grad(scratch, arguments, worker):
     grads_h, grads_w = (y_h, y_w) if in_place else (OW * together, together)
     steps = stride_h * columns * together, stride_w * together, grads_h, grads_w, zero
     while True:
-        piece = claim(arguments)
+        piece = claim(arguments, worker)
         if piece >= shares * parts:
             return 0
         share, part = divmod(piece, parts)
@@ -153,7 +153,7 @@ def add_depthwise_shares(scratch, arguments, worker):
     stage = moved(scratch, worker * scratch_size)
     c_blocks = (C + lanes - 1) // lanes
     while True:
-        c_block = claim(arguments)
+        c_block = claim(arguments, worker)
         if c_block >= c_blocks:
             return 0
         c = c_block * lanes

@@ -32,9 +32,10 @@ from .gemm import ADD, BIASED, EXACT_ROWS, FRESH, multiply_panel
 from .jit import helper
 from .launch import Address, Launch, NestKernel
 from .packing import add_bias, compress_taps, pack_strip, place_of_tap, unpack_sums
-from .problem import Product, next_piece
+from .problem import Product
 from .simd import integers, lanes_of, moved, pointer, store_integer, unpacked
 from .weight_panels import pack_weight_panel, packing, panel_elements
+from .work import next_piece
 
 MR = tiling.MR
 
@@ -106,7 +107,7 @@ def blocks(p: Product, b: Blocking) -> int:
 
 
 FORWARD = (
-    "counter", "x", "x_n", "x_c", "x_h", "x_w", "H", "W", "weight", "w_group", "w_row", "w_channel", "w_kh", "w_kw",
+    "record", "x", "x_n", "x_c", "x_h", "x_w", "H", "W", "weight", "w_group", "w_row", "w_channel", "w_kh", "w_kw",
     "panels", "bias", "bias_f", "y", "y_n", "y_f", "y_h", "y_w", "N", "OH", "OW", "groups", "C", "F", "KH", "KW",
     "stride_h", "stride_w", "offset_h", "offset_w", "dilation_h", "dilation_w", "phases_h", "phases_w",
     "reach_h", "reach_w", "MC", "KC", "images", "rows", "columns", "batch", "strip_pitch", "pitch", "packed",
@@ -150,7 +151,7 @@ def forward(scratch, arguments, worker):
     piece = last = 0
     table_of = -1, -1, -1
     while True:
-        piece, last = next_piece(arguments, piece, last, in_turn)
+        piece, last = next_piece(arguments, worker, piece, last, in_turn)
         if piece >= groups * f_blocks * blocks:
             return 0
         group_block, block = divmod(piece, blocks)

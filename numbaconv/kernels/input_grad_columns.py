@@ -29,7 +29,6 @@ from .launch import Address, Launch, NestKernel
 from .packing import clear, pack_strip, unpack_sums
 from .problem import Product
 from .simd import (
-    claim,
     integers,
     lanes_of,
     load,
@@ -41,6 +40,7 @@ from .simd import (
     vector_load_first,
     vector_store_first,
 )
+from .work import claim
 
 MR = tiling.MR
 
@@ -75,7 +75,7 @@ def launch(p: Product, b: Blocking, values: dict[str, int | Address]) -> Launch:
 
 
 COLUMNS = (
-    "counter", "x", "x_n", "x_c", "x_h", "x_w", "H", "W", "panels", "y", "y_n", "y_f", "y_h", "y_w", "OH", "OW",
+    "record", "x", "x_n", "x_c", "x_h", "x_w", "H", "W", "panels", "y", "y_n", "y_f", "y_h", "y_w", "OH", "OW",
     "N", "groups", "C", "F", "KH", "KW", "step_h", "step_w", "apart_h", "apart_w", "top", "left", "channels", "KC",
     "images", "height", "width", "pitch", "map_pitch", "accumulate", "scratch_size",
 )  # fmt: skip
@@ -101,7 +101,7 @@ def input_grad_columns(scratch, arguments, worker):
     group_pitch = (C + MR - 1) // MR * a_pitch
     tap_pitch = groups * group_pitch
     while True:
-        piece = claim(arguments)
+        piece = claim(arguments, worker)
         if piece >= groups * c_blocks * blocks:
             return 0
         group_block, block = divmod(piece, blocks)

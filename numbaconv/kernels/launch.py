@@ -1,7 +1,7 @@
 """How kernels are compiled, kept and started.
 
 A kernel takes three things: scratch memory, an array of int64 arguments, and the number of its worker. Workers claim
-pieces of work from a counter in arguments[0] until none is left: who does a piece is open, what the piece is is not.
+pieces of work, as :mod:`.work` deals them, until none is left.
 Each kernel is compiled once per dtype, as a C function; one small parallel driver starts any of them by its address,
 so that no kernel is compiled again inside another.
 """
@@ -22,6 +22,7 @@ from numba.extending import intrinsic
 
 from ..arrays import Array
 from .jit import cached, compiling, helper, turn
+from .work import LINE, deal
 
 NUMBA_DTYPES = {np.dtype(np.float32): types.float32, np.dtype(np.float64): types.float64}
 OPTIONS = {"error_model": "numpy", "nopython": True}
@@ -50,7 +51,7 @@ def fill_addresses(sources, program, arguments):
     """arguments = the program's, with sources[source] + offset where an address belongs."""
     launches, slots = program[0], program[1]
     start = HEADER + 3 * launches
-    for i in range(arguments.size):
+    for i in range(program[2]):
         arguments[i] = program[start + 3 * slots + i]
     for i in range(slots):
         place = start + 3 * i
@@ -58,8 +59,18 @@ def fill_addresses(sources, program, arguments):
 
 
 @helper
-def prepare(a, b, c, out, program, memory):
-    """(arguments, address of the workers' scratch), or (no arguments, 0) where an array is not aligned."""
+def launch_of(program, i):
+    """(address, first argument, pieces) of a launch."""
+    place = HEADER + 3 * i
+    return program[place], program[place + 1], program[place + 2]
+
+
+@helper
+def prepare(a, b, c, out, program, memory, workers):
+    """(numbers, record, address of the workers' scratch); no numbers where an array is not aligned.
+
+    The numbers are the arguments and, from `record` on, at a cache line, room for the record of a launch.
+    """
     # Addresses are unsigned, and unsigned with signed would be a float.
     base = (np.int64(memory.ctypes.data) + 63) // 64 * 64
     addresses = (
@@ -71,38 +82,43 @@ def prepare(a, b, c, out, program, memory):
     sources = (*addresses, base)
     for source in sources:
         if source % a.itemsize != 0:
-            return np.empty(0, np.int64), 0
-    arguments = np.empty(program[2], np.int64)
-    fill_addresses(sources, program, arguments)
-    return arguments, base + program[3]
+            return np.empty(0, np.int64), 0, 0
+    numbers = np.empty(program[2] + (2 + workers) * LINE, np.int64)
+    fill_addresses(sources, program, numbers)
+    record = program[2] + -(np.int64(numbers.ctypes.data) // 8 + program[2]) % LINE
+    return numbers, record, base + program[3]
 
 
 @njit(nogil=True, error_model="numpy")
 def run_serial(a, b, c, out, program, memory, workers):
     """Every launch on this thread; False where an array is not aligned, and nothing was done."""
-    arguments, scratch = prepare(a, b, c, out, program, memory)
-    if arguments.size == 0:
+    numbers, record, scratch = prepare(a, b, c, out, program, memory, 1)
+    if numbers.size == 0:
         return False
-    first = np.int64(arguments.ctypes.data)
+    first = np.int64(numbers.ctypes.data)
     for i in range(program[0]):
-        place = HEADER + 3 * i
-        call(program[place], scratch, first + 8 * program[place + 1], 0)
-    return arguments[0] >= 0  # a last use: Numba frees an array after it, and the kernels have only its address
+        address, start, pieces = launch_of(program, i)
+        numbers[start] = first + 8 * record
+        deal(numbers, record, 1, pieces)
+        call(address, scratch, first + 8 * start, 0)
+    return numbers[0] != 0  # a last use: Numba frees an array after it, and the kernels have only its address
 
 
 @njit(parallel=True, nogil=True, error_model="numpy")
 def run_parallel(a, b, c, out, program, memory, workers):
-    """Every launch on `workers` threads, one iteration each; what they write is divided by the launch's counter."""
-    arguments, scratch = prepare(a, b, c, out, program, memory)
-    if arguments.size == 0:
+    """Every launch on `workers` threads, one iteration each; what they write is divided by the launch's record."""
+    numbers, record, scratch = prepare(a, b, c, out, program, memory, workers)
+    if numbers.size == 0:
         return False
-    first = np.int64(arguments.ctypes.data)
+    first = np.int64(numbers.ctypes.data)
     for i in range(program[0]):
-        place = HEADER + 3 * i
-        address, start = program[place], first + 8 * program[place + 1]
-        for worker in prange(min(workers, program[place + 2])):
-            call(address, scratch, start, np.int64(worker))
-    return arguments[0] >= 0  # a last use: Numba frees an array after it
+        address, start, pieces = launch_of(program, i)
+        several = min(workers, pieces)
+        numbers[start] = first + 8 * record
+        deal(numbers, record, several, pieces)
+        for worker in prange(several):
+            call(address, scratch, first + 8 * start, np.int64(worker))
+    return numbers[0] != 0  # a last use: Numba frees an array after it
 
 
 @cache
@@ -218,7 +234,7 @@ class Program:
         starts, slots, arguments = [], [], []
         for launch in launches:
             starts.append((launch.kernel.address(dtype), len(arguments), launch.pieces))
-            values = launch.values | {"counter": 0, "scratch_size": self.scratch}
+            values = launch.values | {"record": 0, "scratch_size": self.scratch}
             for name in launch.names:
                 value = values[name]
                 if isinstance(value, Address):

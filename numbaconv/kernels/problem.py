@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from math import gcd
 
 from ..geometry import Geometry
-from .jit import helper
 from .launch import Address
-from .simd import claim
 
 # How often workers claim work: a claim takes 0.04 microseconds, and 0.3 where two of them meet. Many are wanted for
 # workers to end at the same time, however many they are.
@@ -144,12 +142,3 @@ def forward_problem(
         dilation=g.dilation,
         accumulate=accumulate,
     )
-
-
-@helper
-def next_piece(arguments, piece, last, in_turn):
-    """The next piece of work, and the end of those that are this worker's; 0 and 0 at first. See `Product.in_turn`."""
-    if piece + 1 < last:
-        return piece + 1, last
-    piece = claim(arguments) * in_turn
-    return piece, piece + in_turn

@@ -79,11 +79,21 @@ def unpacked(typingctx, p, count):
 
 
 @intrinsic
-def claim(typingctx, p):
-    """old = p[0]; p[0] += 1; return old, atomically: the next piece of work."""
+def fetch_add(typingctx, p, value):
+    """old = p[0]; p[0] += value; return old, atomically."""
 
     def generate(context, builder, signature, args):
-        return builder.atomic_rmw("add", args[0], ir.Constant(I64, 1), "monotonic")
+        return builder.atomic_rmw("add", *args, "monotonic")
+
+    return types.int64(p, types.int64), generate
+
+
+@intrinsic
+def load_shared(typingctx, p):
+    """p[0] of int64, as other threads have left it."""
+
+    def generate(context, builder, signature, args):
+        return builder.load_atomic(args[0], "monotonic", 8, typ=I64)
 
     return types.int64(p), generate
 

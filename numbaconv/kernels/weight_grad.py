@@ -33,7 +33,6 @@ from .launch import Address, Launch, NestKernel
 from .packing import write_run
 from .pixels import pack_output_grad, pack_pixels
 from .simd import (
-    claim,
     integers,
     lanes_of,
     load,
@@ -49,6 +48,7 @@ from .simd import (
     vector_zero,
 )
 from .turning import transpose_block
+from .work import claim
 
 MR = tiling.MR
 # Filters whose shares are added as one piece of work.
@@ -139,7 +139,7 @@ def stage_elements(taps: int, lanes: int) -> int:
 
 
 WEIGHT_GRAD = (
-    "counter", "x", "x_n", "x_c", "x_h", "x_w", "H", "W", "dy", "y_n", "y_f", "y_h", "y_w", "partial",
+    "record", "x", "x_n", "x_c", "x_h", "x_w", "H", "W", "dy", "y_n", "y_f", "y_h", "y_w", "partial",
     "N", "OH", "OW", "groups", "C", "F", "KH", "KW", "stride_h", "stride_w", "offset_h", "offset_w",
     "dilation_h", "dilation_w", "shares", "together", "FB", "CB", "images", "rows", "columns", "line", "strip_size",
     "gathered", "at_once", "in_place", "scratch_size",
@@ -176,7 +176,7 @@ def weight_grad(scratch, arguments, worker):
     share_pitch = groups * ((F + MR - 1) // MR * MR) * f_pitch
     group_blocks = (groups + together - 1) // together
     while True:
-        piece = claim(arguments)
+        piece = claim(arguments, worker)
         if piece >= shares * group_blocks * f_blocks * c_blocks:
             return 0
         rest, c_block = divmod(piece, c_blocks)
@@ -285,7 +285,7 @@ def gather_taps(
 
 
 ADD_SHARES = (
-    "counter", "partial", "dw", "w_f", "w_c", "w_kh", "w_kw", "groups", "F", "C", "KH", "KW", "apart",
+    "record", "partial", "dw", "w_f", "w_c", "w_kh", "w_kw", "groups", "F", "C", "KH", "KW", "apart",
     "shares", "CB", "line", "gathered", "accumulate", "scratch_size",
 )  # fmt: skip
 ADD_SHARES_COUNT = len(ADD_SHARES)
@@ -311,7 +311,7 @@ def add_shares(scratch, arguments, worker):
     transposed = taps == 1 and w_f == 1 and w_c != 1 and not accumulate
     f_blocks = (F + ROWS - 1) // ROWS
     while True:
-        piece = claim(arguments)
+        piece = claim(arguments, worker)
         if piece >= groups * f_blocks:
             return 0
         group, f_block = divmod(piece, f_blocks)

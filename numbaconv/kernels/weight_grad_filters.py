@@ -24,9 +24,10 @@ from .launch import Address, Launch, NestKernel
 from .packing import clear
 from .pixels import pack_pixels
 from .problem import Product
-from .simd import claim, integers, moved, pointer, unpacked, vector_store, vector_zero
+from .simd import integers, moved, pointer, unpacked, vector_store, vector_zero
 from .weight_grad import gather_taps
 from .weight_grad_pixels import adding
+from .work import claim
 
 MR = tiling.MR
 
@@ -66,7 +67,7 @@ def launches(p: Product, b: Blocking) -> list[Launch]:
 
 
 WEIGHT_GRAD_FILTERS = (
-    "counter", "x", "x_n", "x_c", "x_h", "x_w", "H", "W", "y", "y_n", "y_f", "y_h", "y_w", "partial",
+    "record", "x", "x_n", "x_c", "x_h", "x_w", "H", "W", "y", "y_n", "y_f", "y_h", "y_w", "partial",
     "N", "OH", "OW", "groups", "C", "F", "KH", "KW", "stride_h", "stride_w", "offset_h", "offset_w",
     "dilation_h", "dilation_w", "shares", "images", "rows", "columns", "in_place", "taps_pitch", "line", "strip_size",
     "sums_pitch", "scratch_size",
@@ -95,7 +96,7 @@ def weight_grad_filters(scratch, arguments, worker):
     h_blocks, w_blocks = (OH + rows - 1) // rows, (OW + columns - 1) // columns
     blocks = (N + images - 1) // images * h_blocks * w_blocks
     while True:
-        piece = claim(arguments)
+        piece = claim(arguments, worker)
         if piece >= shares * groups:
             return 0
         share, group = divmod(piece, groups)

@@ -29,7 +29,6 @@ from .launch import Address, Launch, NestKernel
 from .packing import clear, pack_strip, place_of_tap, write_run
 from .problem import Product
 from .simd import (
-    claim,
     integers,
     lanes_of,
     load,
@@ -41,6 +40,7 @@ from .simd import (
 )
 from .tiles import tile_multiply_add_rows, tile_multiply_add_rows_first, tile_sum_lanes, tile_zero
 from .weight_grad import add_up
+from .work import claim
 
 MR = tiling.MR
 VECTORS = tiling.VECTORS
@@ -110,7 +110,7 @@ def adding(p: Product, values: dict[str, int | Address], lines: int) -> Launch:
 
 
 WEIGHT_GRAD_PIXELS = (
-    "counter", "x", "x_n", "x_c", "x_h", "x_w", "H", "W", "y", "y_n", "y_f", "y_h", "y_w", "partial",
+    "record", "x", "x_n", "x_c", "x_h", "x_w", "H", "W", "y", "y_n", "y_f", "y_h", "y_w", "partial",
     "N", "OH", "OW", "groups", "C", "F", "KH", "KW", "stride_h", "stride_w", "offset_h", "offset_w",
     "dilation_h", "dilation_w", "phases_h", "phases_w", "reach_h", "reach_w", "shares", "CB", "images", "rows",
     "columns", "batch", "strip_pitch", "panel_pitch", "turned", "joined", "in_place", "dy_in_place",
@@ -142,7 +142,7 @@ def weight_grad_pixels(scratch, arguments, worker):
     blocks_w = (OW + columns - 1) // columns
     blocks, c_blocks = blocks_n * blocks_h * blocks_w, (C + CB - 1) // CB
     while True:
-        piece = claim(arguments)
+        piece = claim(arguments, worker)
         if piece >= shares * groups:
             return 0
         share, group = divmod(piece, groups)
@@ -232,7 +232,7 @@ def multiply_pixels(images, rows, width, a, a_places, a_image, a_row, b, b_place
 
 
 ADD_PIXEL_SHARES = (
-    "counter", "partial", "dw", "w_group", "w_row", "w_channel", "w_kh", "w_kw", "groups", "C", "F", "KH", "KW",
+    "record", "partial", "dw", "w_group", "w_row", "w_channel", "w_kh", "w_kw", "groups", "C", "F", "KH", "KW",
     "shares", "turned", "line", "sums_pitch", "by_tap", "by_channel", "accumulate", "scratch_size",
 )  # fmt: skip
 ADD_PIXEL_SHARES_COUNT = len(ADD_PIXEL_SHARES)
@@ -256,7 +256,7 @@ def add_pixel_shares(scratch, arguments, worker):
     runs = turned and (KH * KW == 1 or (w_kw == 1 and w_kh == KW and w_channel == KH * KW))
     blocks = (lines + LINES - 1) // LINES
     while True:
-        piece = claim(arguments)
+        piece = claim(arguments, worker)
         if piece >= groups * blocks:
             return 0
         group, block = divmod(piece, blocks)

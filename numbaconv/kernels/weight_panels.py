@@ -10,8 +10,9 @@ from .jit import helper
 from .launch import Address, Launch, NestKernel
 from .packing import copy_few, pack_rows
 from .problem import Product
-from .simd import claim, integers, lanes_of, load_integer, moved, pointer, store_integer, unpacked
+from .simd import integers, lanes_of, load_integer, moved, pointer, store_integer, unpacked
 from .turning import turn_rows, turn_rows_to
+from .work import claim
 
 MR = tiling.MR
 # Panels that are packed as one piece of work, and channels at a time: of filters side by side, some cache lines.
@@ -48,7 +49,7 @@ def stage_elements(p: Product) -> int:
 
 
 PACK_WEIGHT = (
-    "counter", "weight", "w_group", "w_row", "w_channel", "w_kh", "w_kw", "panels", "groups", "F", "C", "KH", "KW",
+    "record", "weight", "w_group", "w_row", "w_channel", "w_kh", "w_kw", "panels", "groups", "F", "C", "KH", "KW",
     "every_h", "every_w", "scratch_size",
 )  # fmt: skip
 PACK_WEIGHT_COUNT = len(PACK_WEIGHT)
@@ -73,7 +74,7 @@ def pack_weight(scratch, arguments, worker):
     if in_parts:
         place_parts(places, groups * blocks * C * MR, KH, KW, every_h, every_w)
     while True:
-        piece = claim(arguments)
+        piece = claim(arguments, worker)
         if piece >= groups * ((blocks + PANELS - 1) // PANELS):
             return 0
         group, part = divmod(piece, (blocks + PANELS - 1) // PANELS)

@@ -22,7 +22,8 @@ from ..jit import named
 from ..launch import Launch, NestKernel
 from ..problem import Product
 from ..product import ADD, FRESH, product, rows_read
-from ..simd import claim, lanes_of, moved, pointer, unpacked, vector_store, vector_zero
+from ..simd import lanes_of, moved, pointer, unpacked, vector_store, vector_zero
+from ..work import claim
 from .algebra import TAPS
 from .transforms import INPUT, make_filter_transform, make_output_transform, make_tile_transform
 
@@ -55,7 +56,7 @@ class Blocking:
 
 
 WINOGRAD = (
-    "counter", "x", "x_n", "x_c", "x_h", "x_w", "H", "W", "weight", "w_group", "w_row", "w_channel", "w_kh", "w_kw",
+    "record", "x", "x_n", "x_c", "x_h", "x_w", "H", "W", "weight", "w_group", "w_row", "w_channel", "w_kh", "w_kw",
     "bias", "bias_f", "y", "y_n", "y_f", "y_h", "y_w", "N", "OH", "OW", "groups", "C", "F", "offset_h", "offset_w",
     "KC", "FB", "UB", "images", "rows", "columns", "capacity", "u_plane", "v_plane", "m_plane", "strip_size",
     "accumulate", "scratch_size",
@@ -105,7 +106,7 @@ def make_kernel(m):
         f_blocks = (F + FB - 1) // FB
         packed = -1  # what U holds: group and block of filters
         while True:
-            piece = claim(arguments)
+            piece = claim(arguments, worker)
             if piece >= groups * f_blocks * blocks:
                 return 0
             filter_block, block = divmod(piece, blocks)

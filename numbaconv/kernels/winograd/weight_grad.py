@@ -21,8 +21,9 @@ from ..jit import helper, named
 from ..launch import Address, Launch, NestKernel
 from ..packing import clear
 from ..product import ADD, FRESH, product, rows_read
-from ..simd import claim, lanes_of, moved, pointer, unpacked
+from ..simd import lanes_of, moved, pointer, unpacked
 from ..weight_grad import write_taps
+from ..work import claim
 from .algebra import TAPS
 from .transforms import GRAD, INPUT, TAP, line, make_tile_transform
 
@@ -60,7 +61,7 @@ class Blocking:
 
 
 WINOGRAD_GRAD = (
-    "counter", "x", "x_n", "x_c", "x_h", "x_w", "H", "W", "dy", "y_n", "y_f", "y_h", "y_w", "partial",
+    "record", "x", "x_n", "x_c", "x_h", "x_w", "H", "W", "dy", "y_n", "y_f", "y_h", "y_w", "partial",
     "dw", "w_f", "w_c", "whole", "N", "OH", "OW", "groups", "C", "F", "offset_h", "offset_w", "shares", "FB", "CB",
     "images", "rows", "columns", "line", "filters", "capacity", "v_plane", "d_plane", "m_plane", "strip_size",
     "scratch_size",
@@ -137,7 +138,7 @@ def make_kernel(m):
             if rows_read(filters) > (filters + lanes - 1) // lanes * lanes:
                 clear(D, n * n * d_plane)
         while True:
-            piece = claim(arguments)
+            piece = claim(arguments, worker)
             if piece >= shares * groups * f_blocks * c_blocks:
                 return 0
             rest, c_block = divmod(piece, c_blocks)
