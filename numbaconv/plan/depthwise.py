@@ -106,9 +106,9 @@ def plan_pass(plan: Plan, x: Strides, y: Strides, start: int, w: Strides, bias: 
         parts = min(c_blocks, -(-pieces_of_output(plan.threads) // shares))
         buffers = {"partial": shares * sums}
     by_3 = forward_like and g.KW % 3 == 0 and g.stride[1] == g.dilation[1]
-    # From a strip three taps are faster: in an array a vector begins anywhere, and is then parts of two lines.
-    in_place = x[1] == y[1] == group == 1 and not by_3 and not plan.accumulate
-    in_place = in_place and _sets_of_l1_suffice(g, x, dtype.itemsize)
+    # In an array a vector begins anywhere, and is then parts of two lines. From a strip three taps read it once.
+    in_place = x[1] == y[1] == group == 1 and not plan.accumulate
+    in_place = in_place and _sets_of_l1_suffice(g, x, dtype.itemsize, 2 if by_3 else 1)
     in_turn = 1 if shares else max(1, pieces // most_claims(plan.threads))
     kernels = [(depthwise.depthwise_forward if forward_like else depthwise.depthwise_input_grad, pieces)]
     if shares:
@@ -135,10 +135,10 @@ def plan_pass(plan: Plan, x: Strides, y: Strides, start: int, w: Strides, bias: 
     return replace(plan, reason=f"{plan.reason}; {what}", program=program, blocks=blocks)
 
 
-def _sets_of_l1_suffice(g: Geometry, x: Strides, itemsize: int) -> bool:
-    """Whether what a register tile reads of channels-last x fits the sets of L1 that it meets in."""
+def _sets_of_l1_suffice(g: Geometry, x: Strides, itemsize: int, lines: int) -> bool:
+    """Whether what a register tile reads of channels-last x, `lines` a vector, fits the sets of L1 that it meets in."""
     pixels = g.KH * ((depthwise.PIXELS - 1) * g.stride[1] + (g.KW - 1) * g.dilation[1] + 1)
-    return pixels * gcd(x[3] * itemsize, SETS_BYTES) <= WAYS * SETS_BYTES
+    return lines * pixels * gcd(x[3] * itemsize, SETS_BYTES) <= WAYS * SETS_BYTES
 
 
 def _over_dy(g: Geometry) -> Geometry:
