@@ -6,8 +6,10 @@ fill vectors, where they lie; its few channels would not, and are broadcast.
     for a share of the blocks of output pixels, and a group:       one piece of work
         for a block of images, rows and columns of outputs:
             pack x into a strip [image, row, column][channel]
-            gather the taps of each pixel                          [pixel][kh, kw, c]
-            product                                                sums of the share [kh, kw, c][filter]
+            pack dy, if it does not lie so                         panel [pixel][filter]
+            for a tile of some vectors of filters and MR taps:
+                for a pixel: tile += what the taps read * dy
+                sums of the share += tile                          [kh, kw, c][filter]
     add the shares                                                 in order, to dw
 
 A share is a fixed part of the blocks, walked in order, and shares are added in order: the same bits for any number of
@@ -19,17 +21,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from . import tiling
-from .gemm import ADD, FRESH, multiply_panels
+from .gemm import vectors_of_tile
+from .jit import helper, named
 from .launch import Address, Launch, NestKernel
 from .packing import clear
 from .pixels import pack_pixels
 from .problem import Product
-from .simd import integers, moved, pointer, unpacked, vector_store, vector_zero
-from .weight_grad import gather_taps
+from .simd import integers, lanes_of, moved, pointer, store_integer, unpacked, vector_store, vector_zero
+from .tiles import tile_add, tile_multiply_add, tile_store, tile_zero, walked
 from .weight_grad_pixels import adding
 from .work import claim
 
-MR = tiling.MR
+MR, VECTORS = tiling.MR, tiling.VECTORS
 
 
 @dataclass(frozen=True)
@@ -41,15 +44,14 @@ class Blocking:
     rows: int
     columns: int
     in_place: bool
-    #: Elements of the taps of a pixel, of a row of sums, and of the strip.
-    taps: int
+    #: Elements of a row of sums, and of the strip.
     line: int
     strip: int
 
     def scratch(self, p: Product) -> int:
-        """Elements of scratch of a worker: strip, gathered taps, dy."""
+        """Elements of scratch of a worker: strip, where the taps begin in it, dy."""
         pixels = self.images * self.rows * self.columns
-        return self.strip + (pixels + 1) * self.taps + (0 if self.in_place else pixels * p.F + self.line)
+        return self.strip + 2 * (p.C * p.KH * p.KW + MR) + (0 if self.in_place else pixels * p.F + self.line)
 
     def sums(self, p: Product) -> int:
         """Elements of the sums of a share and group, those of whole tiles."""
@@ -60,7 +62,7 @@ def launches(p: Product, b: Blocking) -> list[Launch]:
     """Sum by shares, then add the shares; the weight of the problem is dw, and its y is dy."""
     values = p.arguments() | {"dw": p.weight, "partial": Address("partial")}
     values |= {"shares": b.shares, "images": b.images, "rows": b.rows, "columns": b.columns}
-    values |= {"in_place": b.in_place, "taps_pitch": b.taps, "line": b.line, "strip_size": b.strip}
+    values |= {"in_place": b.in_place, "line": b.line, "strip_size": b.strip}
     values |= {"sums_pitch": b.sums(p), "turned": False, "by_tap": p.C, "by_channel": 1}
     summing = Launch(weight_grad_filters, WEIGHT_GRAD_FILTERS, values, b.shares * p.groups)
     return [summing, adding(p, values, p.C * p.KH * p.KW)]
@@ -69,8 +71,8 @@ def launches(p: Product, b: Blocking) -> list[Launch]:
 WEIGHT_GRAD_FILTERS = (
     "record", "x", "x_n", "x_c", "x_h", "x_w", "H", "W", "y", "y_n", "y_f", "y_h", "y_w", "partial",
     "N", "OH", "OW", "groups", "C", "F", "KH", "KW", "stride_h", "stride_w", "offset_h", "offset_w",
-    "dilation_h", "dilation_w", "shares", "images", "rows", "columns", "in_place", "taps_pitch", "line", "strip_size",
-    "sums_pitch", "scratch_size",
+    "dilation_h", "dilation_w", "shares", "images", "rows", "columns", "in_place", "line", "strip_size", "sums_pitch",
+    "scratch_size",
 )  # fmt: skip
 WEIGHT_GRAD_FILTERS_COUNT = len(WEIGHT_GRAD_FILTERS)
 
@@ -81,8 +83,8 @@ def weight_grad_filters(scratch, arguments, worker):
     (
         _, x_address, x_n, x_c, x_h, x_w, H, W, dy_address, y_n, y_f, y_h, y_w, partial_address,
         N, OH, OW, groups, C, F, KH, KW, stride_h, stride_w, offset_h, offset_w,
-        dilation_h, dilation_w, shares, images, rows, columns, in_place, taps_pitch, line, strip_size,
-        sums_pitch, scratch_size,
+        dilation_h, dilation_w, shares, images, rows, columns, in_place, line, strip_size, sums_pitch,
+        scratch_size,
     ) = unpacked(arguments, WEIGHT_GRAD_FILTERS_COUNT)  # fmt: skip
     x, dy, partial = (
         pointer(x_address, scratch),
@@ -90,9 +92,9 @@ def weight_grad_filters(scratch, arguments, worker):
         pointer(partial_address, scratch),
     )
     strip = moved(scratch, worker * scratch_size)
-    gathered = moved(strip, strip_size)
-    packed = moved(gathered, (images * rows * columns + 1) * taps_pitch)
-    apart = KW if dilation_w != 1 else 1  # how many stretches a row of taps is
+    places = integers(moved(strip, strip_size))
+    packed = moved(strip, strip_size + 2 * (C * KH * KW + MR))
+    strip_of_w = -1
     h_blocks, w_blocks = (OH + rows - 1) // rows, (OW + columns - 1) // columns
     blocks = (N + images - 1) // images * h_blocks * w_blocks
     while True:
@@ -117,17 +119,83 @@ def weight_grad_filters(scratch, arguments, worker):
             )  # fmt: skip
             # What a tail reads behind the last channel is 0: numbers out of old memory may be subnormal, and slow.
             vector_store(strip, depth * strip_rows * strip_columns * C, vector_zero(strip))
-            gather_taps(
-                gathered, taps_pitch, strip, depth, height, width, KH, apart, C * (KW // apart), strip_rows,
-                strip_columns * C, stride_h, stride_w * C, dilation_h, dilation_w * C,
-            )  # fmt: skip
+            if strip_columns != strip_of_w:
+                strip_of_w = strip_columns
+                for k in range(C * KH * KW + MR):  # tiles go beyond the last tap, which is then summed again
+                    tap, c = divmod(min(k, C * KH * KW - 1), C)
+                    kh, kw = divmod(tap, KW)
+                    store_integer(places, k, (kh * dilation_h * strip_columns + kw * dilation_w) * C + c)
             b, b_pitch = moved(dy, n * y_n + group * F * y_f + oh * y_h + ow * y_w), y_w
             pixels = depth * height * width
             if not in_place:
                 pack_pixels(packed, F, b, y_n, y_f, y_h, y_w, height, width, depth, height, width, F, 0, 0)
                 vector_store(packed, pixels * F, vector_zero(packed))
                 b, b_pitch = packed, F
-            multiply_panels(
-                C * KH * KW, F, pixels, 1, integers(scratch), gathered, MR, 1, taps_pitch, b, b_pitch, sums, line,
-                FRESH if block == first else ADD, dy, y_f,
+            multiply_taps(
+                C * KH * KW, F, depth, height, width, strip, places, strip_rows * strip_columns * C,
+                stride_h * strip_columns * C, stride_w * C, b, b_pitch, sums, line, block == first,
             )  # fmt: skip
+
+
+def make_micro_kernel(rows, vectors):
+    """Micro-kernel of a tile of `rows` taps x `vectors` vectors of filters; the tile stays in registers."""
+
+    @helper
+    @named(rows, vectors)
+    def micro_kernel(images, height, width, x, places, x_image, x_row, x_step, dy, dy_pitch, sums, line, fresh):
+        lanes = lanes_of(sums)
+        tile = tile_zero(sums, rows, vectors)
+        taps = unpacked(places, rows)
+        for n in range(images):
+            for h in range(height):
+                pixel = moved(x, n * x_image + h * x_row)
+                for _ in range(width):
+                    tile = tile_multiply_add(tile, pixel, taps, dy, lanes)
+                    pixel, dy = walked(pixel, x_step), moved(dy, dy_pitch)
+        if fresh:
+            tile_store(sums, line, lanes, tile)
+        else:
+            tile_add(sums, line, lanes, tile)
+
+    return micro_kernel
+
+
+micro_wide, micro_1 = make_micro_kernel(MR, VECTORS), make_micro_kernel(MR, 1)
+micro_2 = make_micro_kernel(MR, 2) if VECTORS > 2 else micro_wide
+# The last taps: a tile of 4, whose accumulators still cover the latency.
+tail_wide, tail_1 = make_micro_kernel(4, VECTORS), make_micro_kernel(4, 1)
+tail_2 = make_micro_kernel(4, 2) if VECTORS > 2 else tail_wide
+
+
+@helper
+def multiply_taps(
+    taps, filters, images, height, width, x, places, x_image, x_row, x_step, dy, dy_pitch, sums, line, fresh
+):  # fmt: skip
+    """sums[k * line + f] (= if fresh, else +=) sum over pixels (n, h, w) of x[places[k] + pixel] * dy[pixel, f].
+
+    In x the pixel is at n * x_image + h * x_row + w * x_step, in dy one is dy_pitch behind the other.
+    """
+    lanes = lanes_of(sums)
+    i = 0
+    while i < filters:  # dy of a tile stays in L1
+        vectors = vectors_of_tile((filters - i + lanes - 1) // lanes, MR)
+        for k in range(0, taps, MR):
+            out = moved(sums, k * line + i)
+            tile = (
+                images, height, width, x, moved(places, k), x_image, x_row, x_step, moved(dy, i), dy_pitch, out, line,
+                fresh,
+            )  # fmt: skip
+            if taps - k > 4:
+                if vectors == VECTORS:
+                    micro_wide(*tile)
+                elif vectors == 2:
+                    micro_2(*tile)
+                else:
+                    micro_1(*tile)
+            elif vectors == VECTORS:
+                tail_wide(*tile)
+            elif vectors == 2:
+                tail_2(*tile)
+            else:
+                tail_1(*tile)
+        i += vectors * lanes

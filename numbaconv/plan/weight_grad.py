@@ -26,7 +26,7 @@ from .base import (
 from .direct import odd_lines, register_tile, strip_elements
 
 # Multiply-adds that cost as much as copying a vector of the taps of a pixel beside the others.
-GATHERING_COST = 6
+GATHERING_COST = 10
 # Outputs that are turned in the time that a partial sum takes to memory and back; filters that a turned x is worth;
 # outputs that a sum is worth, where more of them would have to be packed.
 TURNING_COST, LEAST_FILTERS, LEAST_RUN = 4, 64, 128
@@ -42,11 +42,10 @@ FEW_TAPS = 48
 # Outputs of a block with filters in the vector, so that those of a tile and their taps stay in L1.
 FILTERS_DEPTH = 128
 # Multiply-adds of vectors that cost as much as copying a vector into a strip, as turning one, as one with pixels in the
-# vector, whose tile loads 11 vectors for 24 of them, from L1 or from L2, as one with filters in it, whose tiles are
-# narrow, and as one of a narrow tile of gathered taps. Sorting one by columns of a stride costs more, in NHWC twice as
-# much.
-COPYING, TURNING, BY_PIXELS, BY_PIXELS_L2, BY_FILTERS, NARROW = 4, 10, 1.2, 1.7, 1.2, 1.1
-SORTING = 20
+# vector, whose tile loads 11 vectors for 24 of them, from L1 or from L2, and as one of a narrow tile of gathered taps
+# or of filters. Sorting one by columns of a stride costs more, in NHWC twice as much.
+COPYING, TURNING, BY_PIXELS, BY_PIXELS_L2, NARROW = 4, 10, 1.2, 1.7, 1.1
+SORTING = 10
 # What pixels in the vector cost more where rows of x and dy begin anywhere.
 UNALIGNED = 1.15
 # Pixels from which the bound of Winograd's rounding, 3 times direct's, has room for sums in lanes: of 256, direct
@@ -174,8 +173,7 @@ def block_pixels(p: Product, dtype: np.dtype, axes: Axes) -> weight_grad_pixels.
 def block_filters(p: Product, dtype: np.dtype) -> weight_grad_filters.Blocking:
     """Blocks of the nest with filters in the vector, from the shape and the strides of dy alone."""
     lanes, line = tiling.lanes(dtype.itemsize), 64 // dtype.itemsize
-    taps = odd_lines(p.C * p.KH * p.KW, line)
-    depth = max(1, min(FILTERS_DEPTH, tiling.PANEL_BYTES // 2 // dtype.itemsize // taps))
+    depth = FILTERS_DEPTH
     columns = even_blocks(p.OW, depth)
     rows = max(1, min(p.OH, depth // columns))
     images = max(1, min(p.N, depth // (rows * columns))) if (rows, columns) == (p.OH, p.OW) else 1
@@ -185,7 +183,7 @@ def block_filters(p: Product, dtype: np.dtype) -> weight_grad_filters.Blocking:
     one_run = one_run and (images == 1 or p.y_strides[0] == p.OH * y_h)
     in_place = bool(y_f == 1 and one_run and p.F % lanes == 0)
     strip = round_up(_strip_pixels(p, images, rows, columns) * p.C + lanes, line)
-    b = weight_grad_filters.Blocking(1, images, rows, columns, in_place, taps, round_up(p.F, lanes), strip)
+    b = weight_grad_filters.Blocking(1, images, rows, columns, in_place, round_up(p.F, lanes), strip)
     size = p.groups * b.sums(p) * dtype.itemsize
     return replace(b, shares=shares_of_sums(p.N * p.OH * p.OW, blocks, p.groups, size))
 
@@ -213,8 +211,8 @@ def _best_vector(
     costs = {"channels": CLEARLY * _cost_of_channels(g, dtype, axes, lanes)}
     if replace(by_pixels, in_place=False, dy_in_place=False).scratch(p) <= most:
         costs["pixels"] = _cost_of_pixels(p, by_pixels, axes, lanes)
-    if axes == LAYOUTS["NHWC"] and replace(by_filters, in_place=False).scratch(p) <= most:
-        costs["filters"] = _cost_of_filters(p, lanes)
+    if axes != LAYOUTS["HWCN"] and replace(by_filters, in_place=False).scratch(p) <= most:
+        costs["filters"] = _cost_of_filters(p, axes, lanes)
     return min(costs, key=lambda vector: costs[vector])
 
 
@@ -243,7 +241,7 @@ def _cost_of_channels(g: Geometry, dtype: np.dtype, axes: Axes, lanes: int) -> f
     if b.gathered:
         vectors = -(-C * g.KH * g.KW // lanes)
         cost = (vectors + (NARROW - 1) * _narrow(vectors)) * _rows_of_tiles(F)
-        cost += GATHERING_COST * g.KH * apart * -(-C * g.KW // apart // lanes)
+        cost += -(-F // b.FB) * GATHERING_COST * g.KH * apart * -(-C * g.KW // apart // lanes)
     else:
         blocks, last = divmod(C, b.CB)
         stretches = [-(-channels * (g.KW // apart) // lanes) for channels in [b.CB] * blocks + [last]]
@@ -255,13 +253,13 @@ def _cost_of_channels(g: Geometry, dtype: np.dtype, axes: Axes, lanes: int) -> f
     return cost + (0 if b.in_place else of_y * -(-F // lanes))
 
 
-def _cost_of_filters(p: Product, lanes: int) -> float:
-    """Multiply-adds of vectors that an output of a group costs with filters in the vector, in NHWC."""
-    apart = p.KW if p.dilation[1] != 1 else 1
-    gathering = GATHERING_COST * p.KH * apart * -(-p.C * p.KW // apart // lanes)
-    copying = COPYING * p.C * p.stride[0] * p.stride[1] / lanes
-    tiles = _rows_of_tiles(p.C * p.KH * p.KW) * -(-p.F // lanes)
-    return BY_FILTERS * tiles + gathering + copying + (0 if p.F % lanes == 0 else COPYING * -(-p.F // lanes))
+def _cost_of_filters(p: Product, axes: Axes, lanes: int) -> float:
+    """Multiply-adds of vectors that an output of a group costs with filters in the vector."""
+    vectors = -(-p.F // lanes)
+    tiles = _rows_of_tiles(p.C * p.KH * p.KW) * (vectors + (NARROW - 1) * _narrow(vectors))
+    of_x = TURNING if axes == LAYOUTS["NCHW"] and p.C > pixels.MERGED else COPYING
+    of_y = TURNING if axes == LAYOUTS["NCHW"] else 0 if p.F % lanes == 0 else COPYING
+    return tiles + of_x * p.C * p.stride[0] * p.stride[1] / lanes + of_y * vectors
 
 
 def _rows_of_tiles(rows: int) -> int:
