@@ -202,7 +202,8 @@ def _best_vector(
     axes: Axes,
 ) -> str:
     """Which index is expected to be best in the vector: for new arrays, as other ones have to get their bits."""
-    if winograd.supports((g.KH, g.KW), g.stride, g.dilation) and g.N * g.OH * g.OW < LEAST_PIXELS:
+    by_winograd = winograd.supports((g.KH, g.KW), g.stride, g.dilation)
+    if by_winograd and g.N * g.OH * g.OW < LEAST_PIXELS:
         return "channels"
     if _better_swapped(p, axes, dtype.itemsize):
         g = replace(g, C=g.F, F=g.C)
@@ -211,7 +212,8 @@ def _best_vector(
     costs = {"channels": CLEARLY * _cost_of_channels(g, dtype, axes, lanes)}
     if replace(by_pixels, in_place=False, dy_in_place=False).scratch(p) <= most:
         costs["pixels"] = _cost_of_pixels(p, by_pixels, axes, lanes)
-    if axes != LAYOUTS["HWCN"] and replace(by_filters, in_place=False).scratch(p) <= most:
+    rounds_more = by_winograd and winograd.grad_variant(g) == 4  # than 3 times what sums of FILTERS_DEPTH do
+    if axes != LAYOUTS["HWCN"] and not rounds_more and replace(by_filters, in_place=False).scratch(p) <= most:
         costs["filters"] = _cost_of_filters(p, axes, lanes)
     return min(costs, key=lambda vector: costs[vector])
 
