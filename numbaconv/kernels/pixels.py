@@ -10,6 +10,7 @@ from .simd import (
     lanes_of,
     load,
     moved,
+    plain,
     store,
     vector_load,
     vector_load_first,
@@ -82,7 +83,7 @@ def pack_pixels(strip, pitch, x, x_n, x_c, x_h, x_w, H, W, images, rows, columns
                         )  # fmt: skip
             elif x_c == 1 and x_w == channels and pitch == channels:
                 whole = (last - first) * channels
-                copy_run(moved(line, first * pitch), moved(source, first * x_w), 1, 0, whole, whole)
+                copy_run(moved(line, first * pitch), moved(source, first * x_w), 1, plain(0), whole, whole)
             elif x_c == 1 and channels <= 4 * lanes:
                 copy_rows(
                     moved(line, first * pitch), pitch, moved(source, first * x_w), x_w, last - first, 0, channels,
@@ -90,7 +91,7 @@ def pack_pixels(strip, pitch, x, x_n, x_c, x_h, x_w, H, W, images, rows, columns
                 )  # fmt: skip
             else:
                 for u in range(first, last):
-                    copy_run(moved(line, u * pitch), moved(source, u * x_w), x_c, 0, channels, channels)
+                    copy_run(moved(line, u * pitch), moved(source, u * x_w), x_c, plain(0), channels, channels)
             clear(moved(line, last * pitch), (columns - last) * pitch)
 
 

@@ -19,6 +19,7 @@ threads.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from . import tiling
 from .gemm import vectors_of_tile
@@ -77,7 +78,7 @@ WEIGHT_GRAD_FILTERS = (
 WEIGHT_GRAD_FILTERS_COUNT = len(WEIGHT_GRAD_FILTERS)
 
 
-@NestKernel
+@partial(NestKernel, level=1)  # as fast as at level 2
 def weight_grad_filters(scratch, arguments, worker):
     """C and F are those of one group; a block is `images` x `rows` x `columns` outputs."""
     (
@@ -125,15 +126,16 @@ def weight_grad_filters(scratch, arguments, worker):
                     tap, c = divmod(min(k, C * KH * KW - 1), C)
                     kh, kw = divmod(tap, KW)
                     store_integer(places, k, (kh * dilation_h * strip_columns + kw * dilation_w) * C + c)
-            b, b_pitch = moved(dy, n * y_n + group * F * y_f + oh * y_h + ow * y_w), y_w
-            pixels = depth * height * width
-            if not in_place:
-                pack_pixels(packed, F, b, y_n, y_f, y_h, y_w, height, width, depth, height, width, F, 0, 0)
-                vector_store(packed, pixels * F, vector_zero(packed))
-                b, b_pitch = packed, F
+            grads, pitch = moved(dy, n * y_n + group * F * y_f), y_w
+            if in_place:
+                grads = moved(grads, oh * y_h + ow * y_w)
+            else:
+                pack_pixels(packed, F, grads, y_n, y_f, y_h, y_w, OH, OW, depth, height, width, F, oh, ow)
+                vector_store(packed, depth * height * width * F, vector_zero(packed))
+                grads, pitch = packed, F
             multiply_taps(
                 C * KH * KW, F, depth, height, width, strip, places, strip_rows * strip_columns * C,
-                stride_h * strip_columns * C, stride_w * C, b, b_pitch, sums, line, block == first,
+                stride_h * strip_columns * C, stride_w * C, grads, pitch, sums, line, block == first,
             )  # fmt: skip
 
 
