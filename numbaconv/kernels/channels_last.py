@@ -43,7 +43,7 @@ from .simd import (
     vector_store,
 )
 from .turning import transpose_block
-from .work import claim, next_piece
+from .work import claim
 
 MR = tiling.FILTERS_MR
 DEPTH = tiling.DEPTH
@@ -100,15 +100,14 @@ def launches(p: Product, b: Blocking, lanes: int) -> list[Launch]:
     values |= {"images": b.images, "rows": b.rows, "columns": b.columns, "strip_size": b.strip, "pitch": b.pitch}
     packing = Launch(pack_vectors, PACK_VECTORS, values, p.groups * -(-p.F // lanes))
     pieces = p.groups * -(-p.F // b.MC) * blocks(p, b)
-    values["in_turn"] = in_turn = p.in_turn(pieces)
-    return [packing, Launch(channels_last, LAST, values, -(-pieces // in_turn))]
+    return [packing, Launch(channels_last, LAST, values, pieces)]
 
 
 LAST = (
     "record", "x", "x_n", "x_c", "x_h", "x_w", "H", "W", "panels", "bias", "bias_f", "y", "y_n", "y_f", "y_h", "y_w",
     "N", "OH", "OW", "groups", "C", "F", "KH", "KW", "stride_h", "stride_w", "offset_h", "offset_w",
     "dilation_h", "dilation_w", "phases_h", "sorted_h", "reach_h", "MC", "CB", "KC", "flat", "joined", "by_rows", "row",
-    "images", "rows", "columns", "strip_size", "pitch", "in_turn", "accumulate", "scratch_size",
+    "images", "rows", "columns", "strip_size", "pitch", "accumulate", "scratch_size",
 )  # fmt: skip
 LAST_COUNT = len(LAST)
 
@@ -120,7 +119,7 @@ def channels_last(scratch, arguments, worker):
         _, x_address, x_n, x_c, x_h, x_w, H, W, panels_address, bias_address, bias_f, y_address, y_n, y_f, y_h, y_w,
         N, OH, OW, groups, C, F, KH, KW, stride_h, stride_w, offset_h, offset_w,
         dilation_h, dilation_w, phases_h, sorted_h, reach_h, MC, CB, KC, flat, joined, by_rows, row, images, rows,
-        columns, strip_size, pitch, in_turn, accumulate, scratch_size,
+        columns, strip_size, pitch, accumulate, scratch_size,
     ) = unpacked(arguments, LAST_COUNT)  # fmt: skip
     x, y = pointer(x_address, scratch), pointer(y_address, scratch)
     panels, bias = pointer(panels_address, scratch), pointer(bias_address, scratch)
@@ -135,9 +134,8 @@ def channels_last(scratch, arguments, worker):
     taps = KH * KW
     b_block = C * taps * lanes
     start = BIASED if bias_address != 0 else FRESH
-    piece = last = 0
     while True:
-        piece, last = next_piece(arguments, worker, piece, last, in_turn)
+        piece = claim(arguments, worker)
         if piece >= groups * f_blocks * blocks:
             return 0
         group_block, block = divmod(piece, blocks)

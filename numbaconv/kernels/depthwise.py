@@ -37,7 +37,7 @@ from .simd import (
     vector_zero,
 )
 from .tiles import tile_add_taps, tile_of, tile_store
-from .work import next_piece
+from .work import claim
 
 Strides = tuple[int, int, int, int]
 
@@ -98,7 +98,7 @@ def row_of_sums(out, out_step, count, line, step, taps, places, tap_count, by_3,
 SHAPE = (
     "record", "x", "x_n", "x_c", "x_h", "x_w", "y", "y_n", "y_c", "y_h", "y_w", "weight", "w_c", "w_kh", "w_kw",
     "N", "C", "H", "W", "OH", "OW", "KH", "KW", "stride_h", "stride_w", "dilation_h", "dilation_w", "top", "left",
-    "bias", "bias_c", "partial", "shares", "parts", "rows", "together", "strip_size", "in_turn", "group",
+    "bias", "bias_c", "partial", "shares", "parts", "rows", "together", "strip_size", "group",
     "w_out", "w_in", "in_place", "by_3", "accumulate", "scratch_size",
 )  # fmt: skip
 SHAPE_COUNT = len(SHAPE)
@@ -115,7 +115,7 @@ def depthwise_forward(scratch, arguments, worker):
     (
         _, x_address, x_n, x_c, x_h, x_w, y_address, y_n, y_c, y_h, y_w, weight_address, w_c, w_kh, w_kw,
         N, C, H, W, OH, OW, KH, KW, stride_h, stride_w, dilation_h, dilation_w, top, left,
-        bias_address, bias_c, _, _, _, rows, together, strip_size, in_turn, group, w_out, w_in, in_place, by_3,
+        bias_address, bias_c, _, _, _, rows, together, strip_size, group, w_out, w_in, in_place, by_3,
         accumulate, scratch_size,
     ) = unpacked(arguments, SHAPE_COUNT)  # fmt: skip
     x, y = pointer(x_address, scratch), pointer(y_address, scratch)
@@ -131,10 +131,9 @@ def depthwise_forward(scratch, arguments, worker):
     sums = moved(strip, group * strip_size)
     c_blocks, row_blocks = (C + together - 1) // together, (OH + rows - 1) // rows
     reach_h, reach_w = (KH - 1) * dilation_h + 1, (KW - 1) * dilation_w + 1
-    piece = last_piece = 0
     packed = -1
     while True:
-        piece, last_piece = next_piece(arguments, worker, piece, last_piece, in_turn)
+        piece = claim(arguments, worker)
         if piece >= N * c_blocks * row_blocks:
             return 0
         rest, c_block = divmod(piece, c_blocks)  # channels last: what one leaves of a cache page, the next one takes
@@ -258,7 +257,7 @@ def depthwise_input_grad(scratch, arguments, worker):
     (
         _, x_address, x_n, x_c, x_h, x_w, y_address, y_n, y_c, y_h, y_w, weight_address, w_c, w_kh, w_kw,
         N, C, H, W, OH, OW, KH, KW, stride_h, stride_w, dilation_h, dilation_w, top, left,
-        _, _, _, _, _, rows, together, strip_size, in_turn, _, _, _, _, by_3, accumulate, scratch_size,
+        _, _, _, _, _, rows, together, strip_size, _, _, _, _, by_3, accumulate, scratch_size,
     ) = unpacked(arguments, SHAPE_COUNT)  # fmt: skip
     dx, dy, weight = (
         pointer(x_address, scratch),
@@ -277,9 +276,8 @@ def depthwise_input_grad(scratch, arguments, worker):
     before = max(0, reach - left // stride_w)
     after = (W + left) // stride_w + 1
     columns = before + max(OW, after)
-    piece = last_piece = 0
     while True:
-        piece, last_piece = next_piece(arguments, worker, piece, last_piece, in_turn)
+        piece = claim(arguments, worker)
         if piece >= N * c_blocks * row_blocks:
             return 0
         rest, c_block = divmod(piece, c_blocks)  # channels last: what one leaves of a cache page, the next one takes
@@ -359,8 +357,7 @@ def launch(
 ) -> Launch:
     """One of the launches above; `arrays` are those in the place of x and y, `bias` where it begins and its stride.
 
-    `blocking` has rows, together, strip_size, shares, parts, in_turn, group, w_out, w_in, in_place and by_3 by
-    name.
+    `blocking` has rows, together, strip_size, shares, parts, group, w_out, w_in, in_place and by_3 by name.
     """
     values: dict[str, int | Address] = {"x": arrays[0], "y": arrays[1], "weight": weight}
     values |= dict(zip(("x_n", "x_c", "x_h", "x_w"), x, strict=True))
@@ -371,4 +368,4 @@ def launch(
     values |= {"dilation_h": g.dilation[0], "dilation_w": g.dilation[1]}
     values |= dict(zip(("bias", "bias_c"), bias or (0, 0), strict=True))
     values |= blocking | {"partial": Address("partial") if blocking["shares"] else 0, "accumulate": accumulate}
-    return Launch(kernel, SHAPE, values, -(-pieces // blocking["in_turn"]))
+    return Launch(kernel, SHAPE, values, pieces)

@@ -82,7 +82,7 @@ def depthwise_weight_grad(scratch, arguments, worker):
     (
         _, x_address, x_n, x_c, x_h, x_w, y_address, y_n, y_c, y_h, y_w, _, _, _, _,
         N, C, H, W, OH, OW, KH, KW, stride_h, stride_w, dilation_h, dilation_w, top, left,
-        _, _, partial_address, shares, parts, rows, together, strip_size, _, _, _, _, _, _, _, scratch_size,
+        _, _, partial_address, shares, parts, rows, together, strip_size, _, _, _, _, _, _, scratch_size,
     ) = unpacked(arguments, SHAPE_COUNT)  # fmt: skip
     x, dy, partial = (
         pointer(x_address, scratch),
@@ -146,7 +146,7 @@ def add_depthwise_shares(scratch, arguments, worker):
     """weight is dw here: dw (+)= the partial sums of all shares, added in their order."""
     (
         _, _, _, _, _, _, _, _, _, _, _, weight_address, w_c, w_kh, w_kw,
-        _, C, _, _, _, _, KH, KW, _, _, _, _, _, _, _, _, partial_address, shares, _, _, _, _, _, _, _, _, _, _,
+        _, C, _, _, _, _, KH, KW, _, _, _, _, _, _, _, _, partial_address, shares, _, _, _, _, _, _, _, _, _,
         accumulate, scratch_size,
     ) = unpacked(arguments, SHAPE_COUNT)  # fmt: skip
     dw, partial = pointer(weight_address, scratch), pointer(partial_address, scratch)

@@ -35,7 +35,7 @@ from .packing import add_bias, compress_taps, pack_strip, place_of_tap, unpack_s
 from .problem import Product
 from .simd import integers, lanes_of, moved, pointer, store_integer, unpacked
 from .weight_panels import pack_weight_panel, packing, panel_elements
-from .work import next_piece
+from .work import claim
 
 MR = tiling.MR
 
@@ -91,9 +91,7 @@ def launches(products: list[tuple[Product, Blocking]]) -> list[Launch]:
         values |= {"MC": b.MC, "KC": b.KC, "images": b.images, "rows": b.rows, "columns": b.columns, "batch": b.batch}
         values |= {"strip_pitch": b.strip_pitch, "pitch": b.pitch, "flat": b.flat, "group_size": b.group}
         values["x_in_place"] = b.x_in_place
-        pieces = p.groups * -(-p.F // b.MC) * blocks(p, b)
-        values["in_turn"] = in_turn = p.in_turn(pieces)
-        multiplying.append(Launch(forward, FORWARD, values, -(-pieces // in_turn)))
+        multiplying.append(Launch(forward, FORWARD, values, p.groups * -(-p.F // b.MC) * blocks(p, b)))
     packed = [p for p, b in products if b.packed and p.C > 0]
     return ([packing(packed[0])] if packed else []) + multiplying
 
@@ -111,7 +109,7 @@ FORWARD = (
     "panels", "bias", "bias_f", "y", "y_n", "y_f", "y_h", "y_w", "N", "OH", "OW", "groups", "C", "F", "KH", "KW",
     "stride_h", "stride_w", "offset_h", "offset_w", "dilation_h", "dilation_w", "phases_h", "phases_w",
     "reach_h", "reach_w", "MC", "KC", "images", "rows", "columns", "batch", "strip_pitch", "pitch", "packed",
-    "weight_in_place", "flat", "group_size", "x_in_place", "in_turn", "accumulate", "scratch_size",
+    "weight_in_place", "flat", "group_size", "x_in_place", "accumulate", "scratch_size",
 )  # fmt: skip
 FORWARD_COUNT = len(FORWARD)
 
@@ -124,7 +122,7 @@ def forward(scratch, arguments, worker):
         panels_address, bias_address, bias_f, y_address, y_n, y_f, y_h, y_w, N, OH, OW, groups, C, F, KH, KW,
         stride_h, stride_w, offset_h, offset_w, dilation_h, dilation_w, phases_h, phases_w,
         reach_h, reach_w, MC, KC, images, rows, columns, batch, strip_pitch, pitch, packed, weight_in_place, flat,
-        group_size, x_in_place, in_turn, accumulate, scratch_size,
+        group_size, x_in_place, accumulate, scratch_size,
     ) = unpacked(arguments, FORWARD_COUNT)  # fmt: skip
     x, y = pointer(x_address, scratch), pointer(y_address, scratch)
     weight, panels, bias = (
@@ -148,10 +146,9 @@ def forward(scratch, arguments, worker):
     f_blocks = (F + MC - 1) // MC
     a_pitch = C * taps * MR
     group_pitch = (F + MR - 1) // MR * a_pitch
-    piece = last = 0
     table_of = -1, -1, -1
     while True:
-        piece, last = next_piece(arguments, worker, piece, last, in_turn)
+        piece = claim(arguments, worker)
         if piece >= groups * f_blocks * blocks:
             return 0
         group_block, block = divmod(piece, blocks)

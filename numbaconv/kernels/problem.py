@@ -8,10 +8,6 @@ from math import gcd
 from ..geometry import Geometry
 from .launch import Address
 
-# How often workers claim work: a claim takes 0.04 microseconds, and 0.3 where two of them meet. Many are wanted for
-# workers to end at the same time, however many they are.
-CLAIMS, MOST_CLAIMS = 32, 128
-
 
 @dataclass(frozen=True)
 class Part:
@@ -79,15 +75,6 @@ class Product:
         for name, axis in (("h", 0), ("w", 1)):
             values |= {f"phases_{name}": self.phases(axis), f"reach_{name}": self.reach(axis)}
         return values
-
-    def in_turn(self, pieces: int) -> int:
-        """Pieces of work that a worker takes one after the other, so that small ones are not all claimed for.
-
-        Where pixels of all groups lie in the same cache lines, at least those of one pixel: two workers that write to
-        one line wait for each other.
-        """
-        mixed = self.groups > 1 and self.x_strides[1] == 1
-        return max(1, pieces // MOST_CLAIMS, min(self.groups, pieces // CLAIMS) if mixed else 1)
 
     @property
     def pointwise(self) -> bool:

@@ -5,8 +5,9 @@ a counter of its own; when there are no more, it takes on those of the others. S
 caches, cores seldom write to one cache line, and none waits for another. Who does a piece is open all the same; what
 the piece is is not.
 
-Where two cores share no cache, as on two dies, one counter for all took 25% longer (64>64@56 and 3>64@224 7x7/2 on two
-threads): each call wrote to lines that the other core had changed in the call before.
+One counter for all took 25 to 30% longer in some processes, all through or for seconds (64>64@56 and 3>64@224 7x7/2 on
+two threads), where PyTorch, whose threads have parts of their own, took as long as ever: each call wrote to lines that
+the other core had changed in the call before.
 """
 
 from .jit import helper
@@ -44,12 +45,3 @@ def claim(arguments, worker):
             if piece < end:
                 return piece
     return load_integer(record, 1)
-
-
-@helper
-def next_piece(arguments, worker, piece, last, in_turn):
-    """The next piece of work, and the end of those that are this worker's; 0 and 0 at first. See `Product.in_turn`."""
-    if piece + 1 < last:
-        return piece + 1, last
-    piece = claim(arguments, worker) * in_turn
-    return piece, piece + in_turn

@@ -12,7 +12,7 @@ from ..geometry import Geometry
 from ..kernels import loops, tiling
 from ..kernels.jit import turn
 from ..kernels.launch import Address, Program
-from ..kernels.problem import CLAIMS, Product
+from ..kernels.problem import Product
 
 Strides = tuple[int, int, int, int]
 Axes = tuple[int, int, int, int]
@@ -158,11 +158,6 @@ def shares_of_sums(outputs: int, blocks: int, pieces: int, size: int) -> int:
     more = min(-(-MOST_PIECES // pieces), outputs // SHARE_OUTPUTS, SHARES_BYTES // max(1, size))
     even = 1 << max(0, more.bit_length() - 1)  # for any number of threads that is a power of two
     return max(1, min(blocks, max(-(-PIECES // pieces), even)))
-
-
-def most_claims(threads: int) -> int:
-    """How often workers claim pieces of work that are shorter than claiming one."""
-    return max(CLAIMS, 4 * threads)
 
 
 def are_even(pieces: int, threads: int) -> bool:

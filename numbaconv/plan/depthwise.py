@@ -13,7 +13,6 @@ from .base import (
     Strides,
     enough_work,
     even_blocks,
-    most_claims,
     pieces_of_output,
     round_up,
     shares_of_sums,
@@ -109,7 +108,6 @@ def plan_pass(plan: Plan, x: Strides, y: Strides, start: int, w: Strides, bias: 
     # In an array a vector begins anywhere, and is then parts of two lines. From a strip three taps read it once.
     in_place = x[1] == y[1] == group == 1 and not plan.accumulate
     in_place = in_place and _sets_of_l1_suffice(g, x, dtype.itemsize, 2 if by_3 else 1)
-    in_turn = 1 if shares else max(1, pieces // most_claims(plan.threads))
     kernels = [(depthwise.depthwise_forward if forward_like else depthwise.depthwise_input_grad, pieces)]
     if shares:
         adding = depthwise_weight_grad.add_depthwise_shares, -(-g.C // lanes)
@@ -119,7 +117,7 @@ def plan_pass(plan: Plan, x: Strides, y: Strides, start: int, w: Strides, bias: 
         arrays = Address(names[0]), Address(names[1], m * step_of_y)
         weight = Address("dw" if shares else "weight", start + m * step_of_w)
         biases = None if bias is None else (Address("bias", m * bias), filters * bias)
-        blocking = {"rows": rows, "together": together, "strip_size": strip(rows), "in_turn": in_turn}
+        blocking = {"rows": rows, "together": together, "strip_size": strip(rows)}
         blocking |= {"shares": shares, "parts": parts, "group": group, "w_out": w_out, "w_in": w_in}
         blocking |= {"in_place": in_place, "by_3": by_3}
         launches += [
