@@ -1,7 +1,7 @@
-"""Weight gradient with filters in the vector, where a group has few channels and those of a pixel lie together.
+"""Weight gradient with filters in the vector, where a group has few channels.
 
 dw[k, f] = sum over pixels of x[what tap k of the pixel reads] * dy[pixel, f], k = (kh, kw, c). The filters of a pixel
-fill vectors, where they lie; its few channels would not, and are broadcast.
+fill vectors; its few channels would not, and are broadcast: a tap of all pixels is one walk through the strip.
 
     for a share of the blocks of output pixels, and a group:       one piece of work
         for a block of images, rows and columns of outputs:
@@ -118,8 +118,6 @@ def weight_grad_filters(scratch, arguments, worker):
                 strip, C, moved(x, n * x_n + group * C * x_c), x_n, x_c, x_h, x_w, H, W, depth, strip_rows,
                 strip_columns, C, oh * stride_h + offset_h, ow * stride_w + offset_w,
             )  # fmt: skip
-            # What a tail reads behind the last channel is 0: numbers out of old memory may be subnormal, and slow.
-            vector_store(strip, depth * strip_rows * strip_columns * C, vector_zero(strip))
             if strip_columns != strip_of_w:
                 strip_of_w = strip_columns
                 for k in range(C * KH * KW + MR):  # tiles go beyond the last tap, which is then summed again
@@ -131,6 +129,7 @@ def weight_grad_filters(scratch, arguments, worker):
                 grads = moved(grads, oh * y_h + ow * y_w)
             else:
                 pack_pixels(packed, F, grads, y_n, y_f, y_h, y_w, OH, OW, depth, height, width, F, oh, ow)
+                # What a tail reads behind the last filter is 0: numbers out of old memory may be subnormal, and slow.
                 vector_store(packed, depth * height * width * F, vector_zero(packed))
                 grads, pitch = packed, F
             multiply_taps(
