@@ -86,6 +86,7 @@ def prepare(a, b, c, out, program, memory, workers):
     numbers = np.empty(program[2] + (2 + workers) * LINE, np.int64)
     fill_addresses(sources, program, numbers)
     record = program[2] + -(np.int64(numbers.ctypes.data) // 8 + program[2]) % LINE
+    numbers[record] = workers  # of a program without launches, too, whose driver looks at it
     return numbers, record, base + program[3]
 
 
@@ -101,7 +102,7 @@ def run_serial(a, b, c, out, program, memory, workers):
         numbers[start] = first + 8 * record
         deal(numbers, record, 1, pieces)
         call(address, scratch, first + 8 * start, 0)
-    return numbers[0] != 0  # a last use: Numba frees an array after it, and the kernels have only its address
+    return numbers[record] >= 0  # a last use: Numba frees an array after it, and the kernels have only its address
 
 
 @njit(parallel=True, nogil=True, error_model="numpy")
@@ -118,7 +119,7 @@ def run_parallel(a, b, c, out, program, memory, workers):
         deal(numbers, record, several, pieces)
         for worker in prange(several):
             call(address, scratch, first + 8 * start, np.int64(worker))
-    return numbers[0] != 0  # a last use: Numba frees an array after it
+    return numbers[record] >= 0  # a last use: Numba frees an array after it
 
 
 @cache

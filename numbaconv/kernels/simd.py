@@ -79,26 +79,6 @@ def unpacked(typingctx, p, count):
 
 
 @intrinsic
-def fetch_add(typingctx, p, value):
-    """old = p[0]; p[0] += value; return old, atomically."""
-
-    def generate(context, builder, signature, args):
-        return builder.atomic_rmw("add", *args, "monotonic")
-
-    return types.int64(p, types.int64), generate
-
-
-@intrinsic
-def load_shared(typingctx, p):
-    """p[0] of int64, as other threads have left it."""
-
-    def generate(context, builder, signature, args):
-        return builder.load_atomic(args[0], "monotonic", 8, typ=I64)
-
-    return types.int64(p), generate
-
-
-@intrinsic
 def plain(typingctx, value):
     """The same int: a literal, but to Numba none, which would compile a helper once more for it."""
 

@@ -10,12 +10,36 @@ two threads), where PyTorch, whose threads have parts of their own, took as long
 the other core had changed in the call before.
 """
 
+from numba import types
+from numba.extending import intrinsic
+
+from .emit import I64
 from .jit import helper
-from .simd import fetch_add, load_integer, load_shared, moved, pointer
+from .simd import load_integer, moved, pointer
 
 # int64 of a cache line. The record of a launch is a line with the numbers of workers and of pieces, and one for each
 # worker with its next piece and the end of its range.
 LINE = 8
+
+
+@intrinsic
+def fetch_add(typingctx, p, value):
+    """old = p[0]; p[0] += value; return old, atomically."""
+
+    def generate(context, builder, signature, args):
+        return builder.atomic_rmw("add", *args, "monotonic")
+
+    return types.int64(p, types.int64), generate
+
+
+@intrinsic
+def load_shared(typingctx, p):
+    """p[0] of int64, as other threads have left it."""
+
+    def generate(context, builder, signature, args):
+        return builder.load_atomic(args[0], "monotonic", 8, typ=I64)
+
+    return types.int64(p), generate
 
 
 @helper
