@@ -206,3 +206,27 @@ def test_variants_compiled_by_different_processes(tmp_path):
     """Numba numbers functions of one name anew in every process, and LLVM links by name."""
     for cases in ([(2, 2)], [(16, 4)], [(2, 2), (16, 4)], [(16, 4), (2, 2)]):
         run_python(VARIANT.format(cases=cases), NUMBA_CACHE_DIR=str(tmp_path))
+
+
+ONCE = """
+import gc
+from collections import Counter
+
+import numpy as np
+from numba.core import event
+import numbaconv
+
+with event.install_recorder("numba:compile") as compiled:
+    numbaconv.conv2d(np.ones((1, 3, 9, 9), np.float32), np.ones((2, 3, 3, 3), np.float32), algorithm="direct")
+functions = [recorded.data["dispatcher"].py_func for _, recorded in compiled.buffer if recorded.is_start]
+names = Counter(f.__qualname__ for f in functions if f.__module__.startswith("numbaconv"))
+assert names["pack_strip"] == names["copy_split"] == 1, names
+assert max(names.values()) == 1, names.most_common(5)
+assert gc.isenabled()
+"""
+
+
+@pytest.mark.slow
+def test_a_helper_is_compiled_once(tmp_path):
+    """And not once more for each int that a caller writes out: that was a tenth of the time of the first kernels."""
+    run_python(ONCE, NUMBA_CACHE_DIR=str(tmp_path))

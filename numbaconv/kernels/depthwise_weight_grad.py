@@ -16,7 +16,6 @@ from .simd import (
     lanes_of,
     load,
     moved,
-    plain,
     pointer,
     store,
     store_integer,
@@ -131,7 +130,7 @@ def depthwise_weight_grad(scratch, arguments, worker):
                 if not in_place:
                     pack_pixels(
                         grads, together, moved(dy, n * y_n + c * y_c), y_n, y_c, y_h, y_w, OH, OW, 1, height, OW,
-                        channels, oh, plain(0),
+                        channels, oh, 0,
                     )  # fmt: skip
                 source = moved(dy, n * y_n + oh * y_h + c) if in_place else grads
                 for first in range(0, channels, lanes):

@@ -7,6 +7,7 @@ strides and read-only inputs, and calls that entry point directly, whatever stri
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import inspect
 import os
@@ -34,6 +35,7 @@ from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.compiler_machinery import PassManager
+from numba.core.registry import CPUDispatcher
 
 
 def _sources(folder: Traversable, where: str = "") -> Iterator[tuple[str, bytes]]:
@@ -163,18 +165,62 @@ class HelperLibrary(JITCodeLibrary):
         pass
 
 
-class HelperCompiler(CompilerBase):
-    """Numba's compiler, with a :class:`HelperLibrary` for the code."""
+# Passes of Numba that look for what no helper has, closures and expressions of arrays.
+NEEDLESS = ("InlineClosureLikes", "NopythonRewrites")
+
+
+def shorter(passes: PassManager) -> PassManager:
+    """Without needless passes, which take 4% of the time that the first kernels take."""
+    left = PassManager(passes.pipeline_name)
+    for each, description in passes.passes:
+        if each.__name__ not in NEEDLESS:
+            left.add_pass(each, description)
+    left.finalize()
+    return left
+
+
+class KernelCompiler(CompilerBase):
+    """Numba's compiler, without needless passes."""
+
+    def define_pipelines(self) -> list[PassManager]:
+        return [shorter(DefaultPassBuilder.define_nopython_pipeline(self.state))]
+
+
+class HelperCompiler(KernelCompiler):
+    """The same, with a :class:`HelperLibrary` for the code."""
 
     def define_pipelines(self) -> list[PassManager]:
         codegen = self.state.targetctx.codegen()
         self.state.library = HelperLibrary(codegen, self.state.func_id.func_qualname)
-        return [DefaultPassBuilder.define_nopython_pipeline(self.state)]
+        return super().define_pipelines()
 
 
-# What kernels call: compiled into them, and never called from Python or by its address. Without the wrappers for that
-# a kernel compiles 7% faster.
-helper = numba.njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True, pipeline_class=HelperCompiler)
+class HelperDispatcher(CPUDispatcher):
+    """Numba's compilations of a helper: one for all ints, where Numba makes one more for each int that is written out.
+
+    Only intrinsics of this folder want a constant, and they see those of the function that they stand in.
+    """
+
+    def get_call_template(self, args: tuple[types.Type, ...], kws: dict[str, types.Type]) -> tuple:
+        return super().get_call_template(tuple(map(unliteral, args)), kws)
+
+
+def unliteral(kind: types.Type) -> types.Type:
+    """The type of a constant, or of a tuple with constants in it, as that of any other value."""
+    if isinstance(kind, types.BaseTuple):
+        return types.BaseTuple.from_types([unliteral(each) for each in kind])
+    return types.unliteral(kind)
+
+
+def helper(function: Callable) -> Any:
+    """What kernels call: compiled into them, and never called from Python or by its address.
+
+    Without the wrappers for that a kernel compiles 7% faster.
+    """
+    if config.DISABLE_JIT:
+        return function
+    options = {"nopython": True, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    return HelperDispatcher(function, targetoptions=options, pipeline_class=HelperCompiler)
 
 
 @contextmanager
@@ -197,7 +243,9 @@ def optimization(level: int) -> Iterator[None]:
 def compiling(level: int = 2) -> Iterator[None]:
     """Numba's compiler for this thread alone, at this level of LLVM, and Ctrl-C held back until it is done.
 
-    An interrupt while Numba installs its types leaves some out, and nothing compiles in that process any more.
+    An interrupt while Numba installs its types leaves some out, and nothing compiles in that process any more. No
+    garbage is collected meanwhile: Numba makes millions of objects that stay, and looking through them again and again
+    takes 10% of the time.
     """
     handler = signal.getsignal(signal.SIGINT)
     holds = callable(handler) and threading.current_thread() is threading.main_thread()
@@ -214,7 +262,13 @@ def compiling(level: int = 2) -> Iterator[None]:
         signal.signal(signal.SIGINT, hold)
     try:
         with global_compiler_lock, optimization(level):
-            yield
+            collects = gc.isenabled()
+            gc.disable()
+            try:
+                yield
+            finally:
+                if collects:
+                    gc.enable()
     finally:
         if holds:
             signal.signal(signal.SIGINT, handler)

@@ -21,7 +21,7 @@ from numba.core.ccallback import CFunc
 from numba.extending import intrinsic
 
 from ..arrays import Array
-from .jit import cached, compiling, helper, turn
+from .jit import KernelCompiler, cached, compiling, helper, turn
 from .work import LINE, deal
 
 NUMBA_DTYPES = {np.dtype(np.float32): types.float32, np.dtype(np.float64): types.float64}
@@ -159,7 +159,7 @@ class NestKernel:
                 function = self._compiled.get(dtype)
                 if function is None:
                     kinds = (types.CPointer(NUMBA_DTYPES[dtype]), types.CPointer(types.int64), types.int64)
-                    function = CFunc(self.function, (kinds, types.int64), {}, OPTIONS)
+                    function = CFunc(self.function, (kinds, types.int64), {}, OPTIONS, pipeline_class=KernelCompiler)
                     cached(function, self.function)
                     function.compile()
                     self._compiled[dtype] = function

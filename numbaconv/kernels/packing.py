@@ -12,7 +12,6 @@ from .simd import (
     load,
     load_integer,
     moved,
-    plain,
     prefetch,
     store,
     vector_add,
@@ -192,7 +191,7 @@ def pack_strip(
                         else:
                             clear(line, first * batch)
                             for u in range(first, last):
-                                copy_run(moved(line, u * batch), moved(row, u * step), x_n, plain(0), batch, batch)
+                                copy_run(moved(line, u * batch), moved(row, u * step), x_n, 0, batch, batch)
                             clear(moved(line, last * batch), (columns - last) * batch)
 
 

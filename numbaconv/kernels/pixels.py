@@ -10,7 +10,6 @@ from .simd import (
     lanes_of,
     load,
     moved,
-    plain,
     store,
     vector_load,
     vector_load_first,
@@ -83,7 +82,7 @@ def pack_pixels(strip, pitch, x, x_n, x_c, x_h, x_w, H, W, images, rows, columns
                         )  # fmt: skip
             elif x_c == 1 and x_w == channels and pitch == channels:
                 whole = (last - first) * channels
-                copy_run(moved(line, first * pitch), moved(source, first * x_w), 1, plain(0), whole, whole)
+                copy_run(moved(line, first * pitch), moved(source, first * x_w), 1, 0, whole, whole)
             elif x_c == 1 and channels <= 4 * lanes:
                 copy_rows(
                     moved(line, first * pitch), pitch, moved(source, first * x_w), x_w, last - first, 0, channels,
@@ -91,7 +90,7 @@ def pack_pixels(strip, pitch, x, x_n, x_c, x_h, x_w, H, W, images, rows, columns
                 )  # fmt: skip
             else:
                 for u in range(first, last):
-                    copy_run(moved(line, u * pitch), moved(source, u * x_w), x_c, plain(0), channels, channels)
+                    copy_run(moved(line, u * pitch), moved(source, u * x_w), x_c, 0, channels, channels)
             clear(moved(line, last * pitch), (columns - last) * pitch)
 
 
@@ -175,7 +174,7 @@ def unpack_pixels(pixels, pitch, image, columns, y, y_n, y_c, y_h, y_w, images, 
                     for c in range(0, channels, lanes):
                         vector_store(out, w * y_w + c, vector_load(source, w * pitch + c))
                 for w in range(free, width):
-                    write_run(moved(out, w * y_w), 1, moved(source, w * pitch), channels, False)
+                    write_run(moved(out, w * y_w), 1, moved(source, w * pitch), channels, accumulate)
             else:
                 for w in range(width):
                     write_run(moved(out, w * y_w), y_c, moved(source, w * pitch), channels, accumulate)

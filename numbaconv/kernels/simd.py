@@ -79,16 +79,6 @@ def unpacked(typingctx, p, count):
 
 
 @intrinsic
-def plain(typingctx, value):
-    """The same int: a literal, but to Numba none, which would compile a helper once more for it."""
-
-    def generate(context, builder, signature, args):
-        return args[0]
-
-    return types.int64(types.int64), generate
-
-
-@intrinsic
 def integers(typingctx, p):
     """The same memory as int64."""
 
