@@ -108,6 +108,34 @@ def emit_masked_load(builder, pointer, offset, mask, vector):
     return builder.call(function, [address, align, mask, ir.Constant(kind, None)])
 
 
+def emit_store_first(builder, value, pointer, offset, count, vector):
+    """pointer[offset + i] = value[i] for i < count, and nothing else."""
+    if tiling.AVX512:
+        emit_masked_store(builder, value, pointer, offset, emit_mask(builder, count, vector.lanes), vector)
+        return
+    # By halves, a quarter, ...: masked stores of AVX2 take 12 cycles or more on AMD's cores, and others have none.
+    with builder.if_else(builder.icmp_signed(">=", count, ir.Constant(I64, vector.lanes))) as (whole, part):
+        with whole:
+            emit_store(builder, value, pointer, offset, vector)
+        with part, builder.if_then(builder.icmp_signed(">", count, ir.Constant(I64, 0))):
+            width = vector.lanes // 2
+            while width > 0:
+                low, high = (
+                    builder.shuffle_vector(
+                        value, value, ir.Constant(ir.VectorType(I32, width), list(range(first, first + width)))
+                    )
+                    for first in (0, width)
+                )
+                stored = builder.and_(count, ir.Constant(I64, width))
+                taken = builder.icmp_signed("!=", stored, ir.Constant(I64, 0))
+                with builder.if_then(taken):
+                    address = builder.gep(pointer, [offset], source_etype=element(vector.dtype))
+                    address = builder.bitcast(address, low.type.as_pointer())
+                    builder.store(low, address, align=item_bytes(vector))
+                value, offset = builder.select(taken, high, low), builder.add(offset, stored)
+                width //= 2
+
+
 def emit_masked_store(builder, value, pointer, offset, mask, vector):
     kind = vector_of(vector)
     mask_kind = ir.VectorType(ir.IntType(1), vector.lanes)
@@ -183,22 +211,36 @@ def emit_transposed_copy(vector, step):
             index = ir.Constant(I64, i)
             return builder.select(builder.icmp_signed("<", index, last), index, last)
 
-        # One mask for all loads and one for all stores: beyond the last row the last one is read again,
-        # and columns are stored from the end, so that what is written beyond the last column's place
-        # is written over by that column.
+        # One mask for all loads: beyond the last row the last one is read again, and columns are stored from the end,
+        # so that what is written beyond the last column's place is written over by that column.
         mask = emit_mask(builder, n_columns, vector.lanes)
         loaded = []
         for i in range(vector.lanes):
             offset = builder.mul(src_pitch, clamped(i, n_rows))
             loaded.append(emit_masked_load(builder, src, offset, mask, vector))
-        mask = emit_mask(builder, n_rows, vector.lanes)
         turned = emit_transpose(builder, loaded, vector)
         for j in range((vector.lanes - 1) // step * step, -1, -step):
             place = builder.sdiv(clamped(j, n_columns), ir.Constant(I64, step))
-            emit_masked_store(builder, turned[j], dst, builder.mul(dst_pitch, place), mask, vector)
+            emit_store_first(builder, turned[j], dst, builder.mul(dst_pitch, place), n_rows, vector)
         return context.get_dummy_value()
 
     return generate
+
+
+def emit_transposed_run(context, builder, signature, args):
+    """The generator of a copy that turns a whole block, and leaves a gap where a row of its columns ends."""
+    dst, dst_pitch, src, src_pitch, left, width, gap = args
+    vector = Vector(signature.args[0].dtype)
+    offsets = (builder.mul(src_pitch, ir.Constant(I64, i)) for i in range(vector.lanes))
+    loaded = [emit_load(builder, src, offset, vector) for offset in offsets]
+    place, zero = ir.Constant(I64, 0), ir.Constant(I64, 0)
+    for value in emit_transpose(builder, loaded, vector):
+        emit_store(builder, value, dst, place, vector)
+        left = builder.sub(left, ir.Constant(I64, 1))
+        ends = builder.icmp_signed("==", left, zero)
+        place = builder.add(builder.add(place, dst_pitch), builder.select(ends, gap, zero))
+        left = builder.select(ends, width, left)
+    return context.get_dummy_value()
 
 
 def emit_turned_rows(builder, dst, offset_of, src, src_pitch, n_rows, n_columns, MR, vector):

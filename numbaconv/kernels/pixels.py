@@ -18,7 +18,7 @@ from .simd import (
     vector_store_merged,
     vector_zero,
 )
-from .turning import transpose_block, transpose_every_second, turn_rows
+from .turning import transpose_block, transpose_every_second, transpose_run, transpose_whole, turn_rows
 
 MR = tiling.MR
 # Channels whose pixels are merged in vectors, instead of being turned.
@@ -55,6 +55,9 @@ def pack_pixels(strip, pitch, x, x_n, x_c, x_h, x_w, H, W, images, rows, columns
                             min(lanes, channels - c), min(lanes, images - n),
                         )  # fmt: skip
         return
+    # Rows of channels apart that follow each other are turned as one, whatever lies between them in the strip.
+    top_row, end_row = inside(top, 1, H, rows)
+    joined = x_w == 1 and x_c != 1 and x_h == W and last - first == W and channels >= lanes and top_row < end_row
     for n in range(images):
         for v in range(rows):
             line = moved(strip, (n * rows + v) * columns * pitch)
@@ -67,12 +70,11 @@ def pack_pixels(strip, pitch, x, x_n, x_c, x_h, x_w, H, W, images, rows, columns
             if x_w == 1 and pitch == channels and channels <= MERGED:
                 merge_channels(moved(line, first * pitch), moved(source, first), x_c, last - first, channels)
             elif x_w == 1 and x_c != 1:
-                for c in range(0, channels, lanes):
-                    for u in range(first, last, lanes):
-                        transpose_block(
-                            moved(line, u * pitch + c), pitch, moved(source, c * x_c + u), x_c,
-                            min(lanes, channels - c), min(lanes, last - u),
-                        )  # fmt: skip
+                if not joined:
+                    transpose_run(
+                        moved(line, first * pitch), pitch, moved(source, first), x_c, last - first,
+                        max(1, last - first), 0, channels,
+                    )  # fmt: skip
             elif x_w == 2 and x_c != 1:
                 for c in range(0, channels, lanes):
                     for u in range(first, last, lanes // 2):
@@ -92,6 +94,12 @@ def pack_pixels(strip, pitch, x, x_n, x_c, x_h, x_w, H, W, images, rows, columns
                 for u in range(first, last):
                     copy_run(moved(line, u * pitch), moved(source, u * x_w), x_c, 0, channels, channels)
             clear(moved(line, last * pitch), (columns - last) * pitch)
+        if joined:
+            transpose_run(
+                moved(strip, ((n * rows + top_row) * columns + first) * pitch), pitch,
+                moved(x, n * x_n + (top + top_row) * x_h), x_c, (end_row - top_row) * W, W, (columns - W) * pitch,
+                channels,
+            )  # fmt: skip
 
 
 @helper
@@ -155,10 +163,15 @@ def unpack_pixels(pixels, pitch, image, columns, y, y_n, y_c, y_h, y_w, images, 
                         for i in range(c, min(c + lanes, channels)):
                             add_column(moved(out, i * y_c), moved(source, i), pitch, width)
                         continue
+                    whole = channels - c >= lanes and width >= lanes
                     for w in range(0, width, lanes):
-                        count = min(lanes, width - w)
+                        if whole:
+                            w = min(w, width - lanes)
+                            block = moved(out, c * y_c + w)
+                            transpose_whole(block, y_c, moved(source, w * pitch + c), pitch, lanes, lanes, 0)
+                            continue
                         transpose_block(
-                            moved(out, c * y_c + w), y_c, moved(source, w * pitch + c), pitch, count,
+                            moved(out, c * y_c + w), y_c, moved(source, w * pitch + c), pitch, min(lanes, width - w),
                             min(lanes, channels - c),
                         )  # fmt: skip
             elif y_c == 1 and channels == lanes and not accumulate:

@@ -18,10 +18,11 @@ from .emit import (
     emit_mask,
     emit_mask_between,
     emit_masked_load,
-    emit_masked_store,
     emit_multiply_add,
     emit_store,
+    emit_store_first,
     emit_transposed_copy,
+    emit_transposed_run,
     emit_turned_rows,
     vector_of,
 )
@@ -216,8 +217,7 @@ def vector_store_first(typingctx, p, offset, v, count):
     """p[offset + i] = v[i] for i < count; writes no more"""
 
     def generate(context, builder, signature, args):
-        mask = emit_mask(builder, args[3], v.lanes)
-        emit_masked_store(builder, args[2], args[0], args[1], mask, v)
+        emit_store_first(builder, args[2], args[0], args[1], args[3], v)
         return context.get_dummy_value()
 
     return types.void(p, types.int64, v, types.int64), generate
@@ -298,8 +298,7 @@ def vector_store_merged(typingctx, p, values, count):
                     picks.append(lanes + i if own == r else known)
                 merged = builder.shuffle_vector(merged, parts[r], ir.Constant(ir.VectorType(I32, lanes), picks))
             here = ir.Constant(I64, k * lanes)
-            mask = emit_mask(builder, builder.sub(end, here), lanes)
-            emit_masked_store(builder, merged, args[0], here, mask, vector)
+            emit_store_first(builder, merged, args[0], here, builder.sub(end, here), vector)
         return context.get_dummy_value()
 
     return types.void(p, values, types.int64), generate
@@ -332,6 +331,17 @@ def copy_transposed(typingctx, destination, destination_pitch, source, source_pi
     """
     kinds = (destination, types.int64, source, types.int64, types.int64, types.int64, every)
     return types.void(*kinds), emit_transposed_copy(Vector(destination.dtype), every.literal_value)
+
+
+@intrinsic
+def copy_transposed_run(typingctx, destination, destination_pitch, source, source_pitch, left, width, gap):
+    """destination[j * destination_pitch + ends * gap + i] = source[i * source_pitch + j] for i, j < lanes.
+
+    `ends` of the columns up to j, that one not among them, are last in their row: after `left` >= 1 of them, and every
+    `width` from there on.
+    """
+    kinds = destination, types.int64, source, types.int64, types.int64, types.int64, types.int64
+    return types.void(*kinds), emit_transposed_run
 
 
 @intrinsic(prefer_literal=True)

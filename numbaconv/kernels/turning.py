@@ -5,7 +5,7 @@ Each is a hundred instructions: functions of their own, which a kernel compiles 
 
 from . import tiling
 from .jit import helper
-from .simd import copy_transposed, copy_turned, copy_turned_to
+from .simd import copy_transposed, copy_transposed_run, copy_turned, copy_turned_to, lanes_of, moved
 
 MR = tiling.MR
 
@@ -26,6 +26,39 @@ def transpose_every_second(destination, destination_pitch, source, source_pitch,
     Requires 1 <= rows, columns <= lanes; reads of a row `columns` elements and writes no more.
     """
     copy_transposed(destination, destination_pitch, source, source_pitch, rows, columns, 2)
+
+
+@helper
+def transpose_whole(destination, destination_pitch, source, source_pitch, left, width, gap):
+    """The same for `lanes` rows and columns, with a gap in the destination after `left` columns and each `width`."""
+    copy_transposed_run(destination, destination_pitch, source, source_pitch, left, width, gap)
+
+
+@helper
+def transpose_run(destination, pitch, source, step, count, width, gap, channels):
+    """destination[i * pitch + i // width * gap + c] = source[c * step + i] for i < count and c < channels.
+
+    Whole blocks regardless of where a row of `width` ends: the one after the first begins where they lead to the end,
+    and writes again what they have in common.
+    """
+    lanes = lanes_of(destination)
+    for c in range(0, channels, lanes):
+        here = min(lanes, channels - c)
+        out, line = moved(destination, c), moved(source, c * step)
+        if here < lanes or count < lanes:
+            for i in range(0, count, width):
+                for u in range(0, width, lanes):
+                    block = moved(out, u * pitch)
+                    transpose_block(block, pitch, moved(line, i + u), step, here, min(lanes, width - u))
+                out = moved(out, width * pitch + gap)
+            continue
+        i, u = 0, 0
+        while i + lanes <= count:
+            transpose_whole(out, pitch, moved(line, i), step, width - u, width, gap)
+            ahead = (count - 1) % lanes + 1 if i == 0 else lanes
+            i, u, out = i + ahead, u + ahead, moved(out, ahead * pitch)
+            while u >= width:
+                u, out = u - width, moved(out, gap)
 
 
 @helper
