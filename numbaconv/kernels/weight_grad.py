@@ -38,6 +38,7 @@ from .simd import (
     load,
     moved,
     pointer,
+    prefetch,
     store,
     store_integer,
     unpacked,
@@ -337,6 +338,7 @@ def add_shares(scratch, arguments, worker):
                     apart, along = divmod(kw, together)
                     place = ((c_block * KH + kh) * taps_apart + apart) * line + along * width + inner
                     source = moved(sums, r * f_pitch + (tap * C + c if gathered else place))
+                    prefetch(source, 2 * f_pitch)  # rows are far apart, and the core does not look for them
                     add_up(moved(stage, tap * lanes), source, shares, share_pitch, count)
                 if taps == 1:
                     write_run(out, w_c, stage, count, accumulate)
