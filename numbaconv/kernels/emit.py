@@ -113,7 +113,7 @@ def emit_store_first(builder, value, pointer, offset, count, vector):
     if tiling.AVX512:
         emit_masked_store(builder, value, pointer, offset, emit_mask(builder, count, vector.lanes), vector)
         return
-    # By halves, a quarter, ...: masked stores of AVX2 take 12 cycles or more on AMD's cores, and others have none.
+    # By halves, a quarter, ...: a masked store of AVX2 takes 11 cycles on Zen 4, and others have none.
     with builder.if_else(builder.icmp_signed(">=", count, ir.Constant(I64, vector.lanes))) as (whole, part):
         with whole:
             emit_store(builder, value, pointer, offset, vector)
