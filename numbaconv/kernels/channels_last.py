@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from math import prod
 
 from . import tiling
-from .jit import helper
+from .jit import helper, inner
 from .launch import Address, Launch, NestKernel
 from .packing import clear
 from .pixels import pack_pixels, unpack_pixels
@@ -245,7 +245,7 @@ def channels_last(scratch, arguments, worker):
             )  # fmt: skip
 
 
-@helper
+@inner
 def multiply_pixels(
     count, exact, vectors, depth, KC, width, a, a_row, a_block, a_step, b, b_block, c, c_row, start, bias
 ):  # fmt: skip

@@ -227,20 +227,23 @@ def emit_transposed_copy(vector, step):
     return generate
 
 
-def emit_transposed_run(context, builder, signature, args):
-    """The generator of a copy that turns a whole block, and leaves a gap where a row of its columns ends."""
-    dst, dst_pitch, src, src_pitch, left, width, gap = args
-    vector = Vector(signature.args[0].dtype)
+def emit_transposed_block(builder, dst, dst_pitch, src, src_pitch, vector, row_of_dst=None):
+    """Turn a whole block; `row_of_dst` is (left, width, gap), if rows of its columns end in it and a gap follows."""
     offsets = (builder.mul(src_pitch, ir.Constant(I64, i)) for i in range(vector.lanes))
     loaded = [emit_load(builder, src, offset, vector) for offset in offsets]
+    turned = emit_transpose(builder, loaded, vector)
+    if row_of_dst is None:  # no place waits for the one before
+        for j, value in enumerate(turned):
+            emit_store(builder, value, dst, builder.mul(dst_pitch, ir.Constant(I64, j)), vector)
+        return
+    left, width, gap = row_of_dst
     place, zero = ir.Constant(I64, 0), ir.Constant(I64, 0)
-    for value in emit_transpose(builder, loaded, vector):
+    for value in turned:
         emit_store(builder, value, dst, place, vector)
         left = builder.sub(left, ir.Constant(I64, 1))
         ends = builder.icmp_signed("==", left, zero)
         place = builder.add(builder.add(place, dst_pitch), builder.select(ends, gap, zero))
         left = builder.select(ends, width, left)
-    return context.get_dummy_value()
 
 
 def emit_turned_rows(builder, dst, offset_of, src, src_pitch, n_rows, n_columns, MR, vector):

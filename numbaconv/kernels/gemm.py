@@ -12,7 +12,7 @@ computes and c has no use for never meets another one.
 """
 
 from . import tiling
-from .jit import helper, named
+from .jit import helper, inner, named
 from .simd import lanes_of, load_integer, moved
 from .tiles import multiples, tile_add, tile_add_column, tile_multiply_add, tile_store, tile_zero, walked
 
@@ -25,7 +25,7 @@ ADD, FRESH, BIASED = range(3)
 def make_micro_kernel(rows, vectors):
     """Micro-kernel of a tile of `rows` x (`vectors` * lanes); the tile stays in registers."""
 
-    @helper
+    @inner
     @named(rows, vectors)
     def micro_kernel(depth, taps, table, a, a_row, a_step, b, b_depth, c, c_pitch, mode, bias, bias_step):
         lanes = lanes_of(c)
@@ -62,7 +62,7 @@ micro_1_wide, micro_1_1 = make_micro_kernel(1, VECTORS), make_micro_kernel(1, 1)
 EXACT_ROWS = (0, 1, 2, 4)
 
 
-@helper
+@inner
 def multiply_panel(rows, columns, depth, taps, table, a, a_row, a_step, b, b_depth, c, c_pitch, mode, bias, bias_step):
     """c[:rows, :columns] (= if FRESH, + bias if BIASED, += if ADD) the product of one panel of a, rows <= MR.
 

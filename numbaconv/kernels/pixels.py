@@ -18,7 +18,14 @@ from .simd import (
     vector_store_merged,
     vector_zero,
 )
-from .turning import transpose_block, transpose_every_second, transpose_run, transpose_whole, turn_rows
+from .turning import (
+    MASKS_ARE_FREE,
+    transpose_block,
+    transpose_every_second,
+    transpose_run,
+    transpose_whole,
+    turn_rows,
+)
 
 MR = tiling.MR
 # Channels whose pixels are merged in vectors, instead of being turned.
@@ -58,6 +65,7 @@ def pack_pixels(strip, pitch, x, x_n, x_c, x_h, x_w, H, W, images, rows, columns
     # Rows of channels apart that follow each other are turned as one, whatever lies between them in the strip.
     top_row, end_row = inside(top, 1, H, rows)
     joined = x_w == 1 and x_c != 1 and x_h == W and last - first == W and channels >= lanes and top_row < end_row
+    joined = joined and not MASKS_ARE_FREE
     for n in range(images):
         for v in range(rows):
             line = moved(strip, (n * rows + v) * columns * pitch)
@@ -163,12 +171,12 @@ def unpack_pixels(pixels, pitch, image, columns, y, y_n, y_c, y_h, y_w, images, 
                         for i in range(c, min(c + lanes, channels)):
                             add_column(moved(out, i * y_c), moved(source, i), pitch, width)
                         continue
-                    whole = channels - c >= lanes and width >= lanes
+                    whole = not MASKS_ARE_FREE and channels - c >= lanes and width >= lanes
                     for w in range(0, width, lanes):
                         if whole:
                             w = min(w, width - lanes)
                             block = moved(out, c * y_c + w)
-                            transpose_whole(block, y_c, moved(source, w * pitch + c), pitch, lanes, lanes, 0)
+                            transpose_whole(block, y_c, moved(source, w * pitch + c), pitch)
                             continue
                         transpose_block(
                             moved(out, c * y_c + w), y_c, moved(source, w * pitch + c), pitch, min(lanes, width - w),

@@ -9,7 +9,7 @@ is added to c at the end (ADD): rounding errors of sums of sums grow more slowly
 """
 
 from . import tiling
-from .jit import helper, named
+from .jit import helper, inner, named
 from .simd import lanes_of, moved
 from .tiles import multiples, tile_add, tile_load, tile_multiply_add, tile_store, tile_zero
 
@@ -22,7 +22,7 @@ VECTORS = tiling.FILTERS_VECTORS
 def make_micro_kernel(rows, vectors):
     """Micro-kernel of a tile of `rows` x `vectors` vectors; the tile stays in registers."""
 
-    @helper
+    @inner
     @named(rows, vectors)
     def micro_kernel(depth, width, a, a_row, a_block, a_step, b, b_block, c, c_row, c_block, mode, bias):
         lanes = lanes_of(c)
@@ -55,7 +55,7 @@ tail_wide, tail_1 = make_micro_kernel(4, VECTORS), make_micro_kernel(4, 1)
 tail_2 = make_micro_kernel(4, 2) if VECTORS > 2 else tail_wide
 
 
-@helper
+@inner
 def product(rows, vectors, depth, width, a, a_row, a_block, a_step, b, b_block, c, c_row, c_block, mode, bias):
     """c[:rows, :vectors * lanes] the product, as `mode` has it; c and a have room for :func:`rows_read`.
 

@@ -21,8 +21,8 @@ from .emit import (
     emit_multiply_add,
     emit_store,
     emit_store_first,
+    emit_transposed_block,
     emit_transposed_copy,
-    emit_transposed_run,
     emit_turned_rows,
     vector_of,
 )
@@ -334,14 +334,28 @@ def copy_transposed(typingctx, destination, destination_pitch, source, source_pi
 
 
 @intrinsic
-def copy_transposed_run(typingctx, destination, destination_pitch, source, source_pitch, left, width, gap):
-    """destination[j * destination_pitch + ends * gap + i] = source[i * source_pitch + j] for i, j < lanes.
+def copy_transposed_whole(typingctx, destination, destination_pitch, source, source_pitch):
+    """destination[j * destination_pitch + i] = source[i * source_pitch + j] for i, j < lanes"""
 
-    `ends` of the columns up to j, that one not among them, are last in their row: after `left` >= 1 of them, and every
-    `width` from there on.
+    def generate(context, builder, signature, args):
+        emit_transposed_block(builder, *args, Vector(signature.args[0].dtype))
+        return context.get_dummy_value()
+
+    return types.void(destination, types.int64, source, types.int64), generate
+
+
+@intrinsic
+def copy_transposed_across(typingctx, destination, destination_pitch, source, source_pitch, left, width, gap):
+    """The same, `gap` elements further for each of the columns before j that is the last one of its row.
+
+    Those are the one after `left` >= 1 of them, and every `width` from there on.
     """
-    kinds = destination, types.int64, source, types.int64, types.int64, types.int64, types.int64
-    return types.void(*kinds), emit_transposed_run
+
+    def generate(context, builder, signature, args):
+        emit_transposed_block(builder, *args[:4], Vector(signature.args[0].dtype), args[4:])
+        return context.get_dummy_value()
+
+    return types.void(destination, types.int64, source, *[types.int64] * 4), generate
 
 
 @intrinsic(prefer_literal=True)
