@@ -16,8 +16,8 @@ from .simd import (
 )
 
 MR = tiling.MR
-# Where masks cost nothing, blocks of each row are as fast as fewer whole ones: Winograd's dw of 112 x 112 takes 8% longer
-# by those, depthwise layers of 7 x 7 take 3% less.
+# Where masks cost nothing, blocks of each row are as fast as fewer whole ones: Winograd's dw of 112 x 112 takes 8%
+# longer by those, depthwise layers of 7 x 7 take 3% less.
 MASKS_ARE_FREE = tiling.AVX512
 
 
