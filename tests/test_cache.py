@@ -107,7 +107,7 @@ def test_edit_in_what_a_kernel_calls(package, tmp_path):
 DIGESTS = """
 from pathlib import Path
 import shutil, subprocess, sys
-from numbaconv.kernels.jit import source_digest
+from numbaconv.kernels.code_cache import source_digest
 
 def digest():
     return source_digest.__wrapped__().hex()
@@ -128,7 +128,8 @@ Path("numbaconv/kernels/new.py").unlink()
 assert digest() == found[1]
 assert len(set(found)) == len(found) > 30
 shutil.make_archive("zipped", "zip", ".", "numbaconv")
-code = "import sys; sys.path[0] = 'zipped.zip'; from numbaconv.kernels import jit; print(jit.source_digest().hex())"
+code = "import sys; sys.path[0] = 'zipped.zip'; from numbaconv.kernels.code_cache import source_digest as digest; "
+code += "print(digest().hex())"
 assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == found[1]
 """
 

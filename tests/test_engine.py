@@ -239,7 +239,7 @@ def test_work_is_cut_for_the_threads_in_use():
     """By `set_num_threads`, calls known and new; the same bits. Work for one thread alone does not start the others."""
     code = """
 import numba, numpy as np, numbaconv as nc
-from numbaconv.kernels.jit import turn
+from numbaconv.kernels.turn import turn
 def passes(C, F, H, K, s, algorithm):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, C, H, H)).astype("f")

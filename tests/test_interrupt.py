@@ -15,7 +15,7 @@ HEAD = """
 import os, random, signal, threading
 import numpy as np
 import numbaconv
-from numbaconv.kernels.jit import turn
+from numbaconv.kernels.turn import turn
 from tests import parallel
 from tests.cases import ALGORITHMS, PASSES, Case
 from tests.problem import Problem, assert_same_bits

@@ -9,9 +9,9 @@ from numba import njit
 
 import numbaconv
 from numbaconv.kernels import tiling
-from numbaconv.kernels.jit import turn
 from numbaconv.kernels.product import ADD, BIASED, CONTINUE, FRESH, MR, VECTORS, product
 from numbaconv.kernels.simd import pointer
+from numbaconv.kernels.turn import turn
 from numbaconv.kernels.winograd import algebra
 from numbaconv.kernels.winograd.transforms import FILTER, GRAD, INPUT, OUTPUT, TAP, line, matrix_of
 from tests import oracle

@@ -26,7 +26,7 @@ outputs; and :mod:`.weight_grad` has it with pixels as the index that is summed,
 
 :mod:`.simd` and :mod:`.tiles` are the instructions, each with its scalar meaning, :mod:`.turning` blocks that are
 transposed, and :mod:`.emit` is how LLVM spells them. :mod:`.launch` starts kernels, :mod:`.work` deals their pieces out
-to workers, :mod:`.jit` compiles and keeps them.
+to workers, :mod:`.turn` says who may start threads, :mod:`.jit` compiles them and :mod:`.code_cache` keeps them.
 
 Every kernel takes activations as four extents in the order N, C, H, W with any strides (a layout is a
 transposed view), a weight (F, C / groups, KH, KW) with any strides (a turned kernel is a view too), and

@@ -1,4 +1,4 @@
-"""Compilation: one machine code per kernel and dtype, kept on disk and never stale.
+"""Compilation: one machine code per kernel and dtype.
 
 Numba compiles a function once for each combination of argument types, and contiguous, strided and
 read-only arrays are all different types. A :class:`Kernel` asks for one normal form instead, any
@@ -8,56 +8,27 @@ strides and read-only inputs, and calls that entry point directly, whatever stri
 from __future__ import annotations
 
 import gc
-import hashlib
 import inspect
 import os
-import pickle
 import signal
-import sys
 import threading
-import uuid
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
-from importlib import resources
-from importlib.resources.abc import Traversable
-from pathlib import Path
 from types import FunctionType
 from typing import Any
 
-import llvmlite
 import numba
 import numpy as np
 from numba import types
-from numba.core import caching, config, registry, serialize
+from numba.core import config, registry
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.compiler_machinery import PassManager
 from numba.core.registry import CPUDispatcher
 
-
-def _sources(folder: Traversable, where: str = "") -> Iterator[tuple[str, bytes]]:
-    """(name, content) of every Python file in `folder` and below it; it may lie in an archive."""
-    for path in folder.iterdir():
-        if path.is_dir():
-            yield from _sources(path, f"{where}{path.name}/")
-        elif path.name.endswith(".py"):
-            yield where + path.name, path.read_bytes()
-
-
-@cache
-def source_digest() -> bytes:
-    """Hash of every file of this folder and those in it.
-
-    Numba's own key covers only the file a function stands in, and would go on using machine code
-    compiled from an older version of what that function calls.
-    """
-    digest = hashlib.sha256()
-    for name, content in sorted(_sources(resources.files(__package__))):
-        digest.update(f"{name}\0{len(content)}\0".encode() + content)
-    return digest.digest()
+from .code_cache import cached
+from .turn import turn
 
 
 def named(*parameters: int) -> Callable[[Callable], Callable]:
@@ -75,63 +46,6 @@ def named(*parameters: int) -> Callable[[Callable], Callable]:
 
     return rename
 
-
-_warned: list[str] = []
-
-
-def warn_uncached(reason: str) -> None:
-    """Say that kernels are compiled again in every process; once, for whatever reason came first."""
-    if _warned:
-        return
-    _warned.append(reason)
-    warnings.warn(
-        f"numbaconv compiles its kernels anew in every process: {reason}. "
-        "Set NUMBA_CACHE_DIR to a folder that can be written.",
-        RuntimeWarning,
-        stacklevel=2,
-    )
-
-
-class Turn:
-    """Whose turn it is to use Numba's threads.
-
-    The threading layer workqueue aborts the process when two threads start parallel work at once, and a forked
-    child that starts any with GNU OpenMP is killed. So one call at a time is parallel, and none is
-    in a forked child; the others run the serial twin, which gives the same bits. Other code that uses
-    Numba's threads is outside of this.
-
-    Attributes
-    ----------
-    lock : threading.Lock
-        To be held, by ``with``, while threads run. Ctrl-C between an `acquire` and its ``try`` would leave it
-        locked: 2% of the interrupts of a call of 50 microseconds did.
-    forked : bool
-        Whether this process is a forked child.
-    """
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.forked = False
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._after_fork)
-
-    def _after_fork(self) -> None:
-        self.forked = True
-        self.lock = threading.Lock()
-
-    def free(self) -> bool:
-        """Whether threads may be started with the lock held; who finds it taken after all may wait for it."""
-        return not self.forked and not self.lock.locked()
-
-    def threads(self) -> int:
-        """How many threads a call may use now; a forked child asks nobody.
-
-        Numba answers under locks of its own, and one that was held at the fork stays locked in the child.
-        """
-        return numba.get_num_threads() if self.free() else 1
-
-
-turn = Turn()
 
 # A child that is forked while another thread compiles would wait for that thread, which it does not have.
 if hasattr(os, "register_at_fork"):
@@ -165,7 +79,7 @@ class HelperLibrary(JITCodeLibrary):
         pass
 
 
-# Passes of Numba that look for what no helper has, closures and expressions of arrays.
+# Passes of Numba that look for what no kernel or helper has, closures and expressions of arrays.
 NEEDLESS = ("InlineClosureLikes", "NopythonRewrites")
 
 
@@ -248,12 +162,22 @@ def optimization(level: int) -> Iterator[None]:
 
 
 @contextmanager
+def uncollected() -> Iterator[None]:
+    """No garbage is collected: looking through the millions of objects that Numba makes takes 10% of the time."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
+
+
+@contextmanager
 def compiling(level: int = 2) -> Iterator[None]:
     """Numba's compiler for this thread alone, at this level of LLVM, and Ctrl-C held back until it is done.
 
-    An interrupt while Numba installs its types leaves some out, and nothing compiles in that process any more. No
-    garbage is collected meanwhile: Numba makes millions of objects that stay, and looking through them again and again
-    takes 10% of the time.
+    An interrupt while Numba installs its types leaves some out, and nothing compiles in that process any more.
     """
     handler = signal.getsignal(signal.SIGINT)
     holds = callable(handler) and threading.current_thread() is threading.main_thread()
@@ -269,78 +193,13 @@ def compiling(level: int = 2) -> Iterator[None]:
     if holds:
         signal.signal(signal.SIGINT, hold)
     try:
-        with global_compiler_lock, optimization(level):
-            collects = gc.isenabled()
-            gc.disable()
-            try:
-                yield
-            finally:
-                if collects:
-                    gc.enable()
+        with global_compiler_lock, optimization(level), uncollected():
+            yield
     finally:
         if holds:
             signal.signal(signal.SIGINT, handler)
             if caught:
                 handler(*caught[0])
-
-
-class KernelCache(caching.NullCache):
-    """Compiled kernels on disk, one file for each key.
-
-    The key holds everything the code depends on: sources, signature, CPU, versions. Numba's cache has an
-    index file beside the data files, and two processes that save different signatures at once
-    can leave it pointing at the other's code; without an index nothing can point wrongly. A file that is
-    cut short or damaged fails its checksum and is compiled again.
-    """
-
-    def __init__(self, function: Callable) -> None:
-        self._name = f"{function.__module__}.{function.__qualname__}"
-        self._impl = caching.CompileResultCacheImpl(function)
-
-    @property
-    def cache_path(self) -> str:
-        return self._impl.locator.get_cache_path()
-
-    def _path(self, signature: Any, target_context: Any) -> Path:
-        parts = (self._name, signature, target_context.codegen().magic_tuple(), sys.version_info)
-        versions = (numba.__version__, llvmlite.__version__, np.__version__)
-        key = hashlib.sha256(repr((parts, versions)).encode() + source_digest()).hexdigest()
-        return Path(self.cache_path) / f"{self._name}-{key[:32]}.nbc"
-
-    def load_overload(self, sig: Any, target_context: Any) -> Any:
-        target_context.refresh()
-        try:
-            stored = self._path(sig, target_context).read_bytes()
-        except OSError:
-            return None
-        checksum, data = stored[:32], stored[32:]
-        if hashlib.sha256(data).digest() != checksum:
-            return None
-        return self._impl.rebuild(target_context, pickle.loads(data))
-
-    def save_overload(self, sig: Any, data: Any) -> None:
-        if not self._impl.check_cachable(data):
-            return
-        path = self._path(sig, data.target_context)
-        payload = serialize.dumps(self._impl.reduce(data))
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_suffix(f".{uuid.uuid4().hex}.tmp")
-            try:
-                temporary.write_bytes(hashlib.sha256(payload).digest() + payload)
-                temporary.replace(path)  # atomic: a reader sees the whole file or none
-            finally:
-                temporary.unlink(missing_ok=True)
-        except OSError as error:  # a full disk, a folder that went away
-            warn_uncached(f"saving to {path.parent} failed ({error})")
-
-
-def cached(compiler: Any, function: Callable) -> None:
-    """Give a dispatcher or C function of `function` a :class:`KernelCache`, where there is a folder for it."""
-    try:
-        compiler._cache = KernelCache(function)
-    except RuntimeError as error:
-        warn_uncached(str(error))
 
 
 # The parameters of a loops kernel by name: activations and weights, vectors, pairs, the four paddings.

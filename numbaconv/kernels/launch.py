@@ -21,7 +21,9 @@ from numba.core.ccallback import CFunc
 from numba.extending import intrinsic
 
 from ..arrays import Array
-from .jit import KernelCompiler, cached, compiling, helper, turn
+from .code_cache import cached
+from .jit import KernelCompiler, compiling, helper
+from .turn import turn
 from .work import LINE, deal
 
 NUMBA_DTYPES = {np.dtype(np.float32): types.float32, np.dtype(np.float64): types.float64}

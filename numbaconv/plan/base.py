@@ -10,9 +10,9 @@ import numpy as np
 from ..arrays import Array
 from ..geometry import Geometry
 from ..kernels import loops, tiling
-from ..kernels.jit import turn
 from ..kernels.launch import Address, Program
 from ..kernels.problem import Product
+from ..kernels.turn import turn
 
 Strides = tuple[int, int, int, int]
 Axes = tuple[int, int, int, int]
