@@ -110,10 +110,10 @@ def emit_masked_load(builder, pointer, offset, mask, vector):
 
 def emit_store_first(builder, value, pointer, offset, count, vector):
     """pointer[offset + i] = value[i] for i < count, and nothing else."""
-    if tiling.AVX512:
+    if tiling.MASKS_ARE_FREE:
         emit_masked_store(builder, value, pointer, offset, emit_mask(builder, count, vector.lanes), vector)
         return
-    # By halves, a quarter, ...: a masked store of AVX2 takes 11 cycles on Zen 4, and others have none.
+    # All, or a half, a quarter, ... of them as the bits of the count say.
     with builder.if_else(builder.icmp_signed(">=", count, ir.Constant(I64, vector.lanes))) as (whole, part):
         with whole:
             emit_store(builder, value, pointer, offset, vector)

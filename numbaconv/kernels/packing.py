@@ -30,6 +30,9 @@ from .turning import transpose_block
 MR = tiling.MR
 # Vectors of a cache line.
 LINE_VECTORS = 64 // tiling.VECTOR_BYTES
+# Channels of the weight that are asked for before they are packed, where they are far apart and the core does not look
+# for them; 8 are no better.
+AHEAD = 4
 
 
 @helper

@@ -19,7 +19,7 @@ from .simd import (
     vector_zero,
 )
 from .turning import (
-    MASKS_ARE_FREE,
+    WHOLE_BLOCKS,
     transpose_block,
     transpose_every_second,
     transpose_run,
@@ -64,8 +64,9 @@ def pack_pixels(strip, pitch, x, x_n, x_c, x_h, x_w, H, W, images, rows, columns
         return
     # Rows of channels apart that follow each other are turned as one, whatever lies between them in the strip.
     top_row, end_row = inside(top, 1, H, rows)
-    joined = x_w == 1 and x_c != 1 and x_h == W and last - first == W and channels >= lanes and top_row < end_row
-    joined = joined and not MASKS_ARE_FREE
+    merged = x_w == 1 and pitch == channels and channels <= MERGED
+    joined = WHOLE_BLOCKS and not merged and x_w == 1 and x_c != 1 and x_h == W and last - first == W
+    joined = joined and channels >= lanes and top_row < end_row
     for n in range(images):
         for v in range(rows):
             line = moved(strip, (n * rows + v) * columns * pitch)
@@ -75,7 +76,7 @@ def pack_pixels(strip, pitch, x, x_n, x_c, x_h, x_w, H, W, images, rows, columns
                 continue
             source = moved(x, n * x_n + h * x_h + left * x_w)
             clear(line, first * pitch)
-            if x_w == 1 and pitch == channels and channels <= MERGED:
+            if merged:
                 merge_channels(moved(line, first * pitch), moved(source, first), x_c, last - first, channels)
             elif x_w == 1 and x_c != 1:
                 if not joined:
@@ -171,7 +172,7 @@ def unpack_pixels(pixels, pitch, image, columns, y, y_n, y_c, y_h, y_w, images, 
                         for i in range(c, min(c + lanes, channels)):
                             add_column(moved(out, i * y_c), moved(source, i), pitch, width)
                         continue
-                    whole = not MASKS_ARE_FREE and channels - c >= lanes and width >= lanes
+                    whole = WHOLE_BLOCKS and channels - c >= lanes and width >= lanes
                     for w in range(0, width, lanes):
                         if whole:
                             w = min(w, width - lanes)

@@ -18,7 +18,7 @@ from .simd import (
 MR = tiling.MR
 # Where masks cost nothing, blocks of each row are as fast as fewer whole ones: Winograd's dw of 112 x 112 takes 8%
 # longer by those, depthwise layers of 7 x 7 take 3% less.
-MASKS_ARE_FREE = tiling.AVX512
+WHOLE_BLOCKS = not tiling.MASKS_ARE_FREE
 
 
 @helper
@@ -41,7 +41,7 @@ def transpose_every_second(destination, destination_pitch, source, source_pitch,
 
 @helper
 def transpose_whole(destination, destination_pitch, source, source_pitch):
-    """The same for `lanes` rows and columns."""
+    """As :func:`transpose_block`, for `lanes` rows and columns."""
     copy_transposed_whole(destination, destination_pitch, source, source_pitch)
 
 
@@ -55,14 +55,14 @@ def transpose_across(destination, destination_pitch, source, source_pitch, left,
 def transpose_run(destination, pitch, source, step, count, width, gap, channels):
     """destination[i * pitch + i // width * gap + c] = source[c * step + i] for i < count and c < channels.
 
-    Whole blocks regardless of where a row of `width` ends: the one after the first begins where they lead to the end,
-    and writes again what they have in common.
+    Whole blocks, if any, regardless of where a row of `width` ends: the one after the first begins where they lead to
+    the end, and writes again what they have in common.
     """
     lanes = lanes_of(destination)
     for c in range(0, channels, lanes):
         here = min(lanes, channels - c)
         out, line = moved(destination, c), moved(source, c * step)
-        if here < lanes or count < lanes or MASKS_ARE_FREE:
+        if here < lanes or count < lanes or not WHOLE_BLOCKS:
             for i in range(0, count, width):
                 for u in range(0, width, lanes):
                     block = moved(out, u * pitch)

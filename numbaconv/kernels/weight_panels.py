@@ -8,7 +8,7 @@ from math import prod
 from . import tiling
 from .jit import helper
 from .launch import Address, Launch, NestKernel
-from .packing import copy_few, pack_rows, prefetch_run
+from .packing import AHEAD, copy_few, pack_rows, prefetch_run
 from .problem import Product
 from .simd import integers, lanes_of, load_integer, moved, pointer, store_integer, unpacked
 from .turning import turn_rows, turn_rows_to
@@ -95,7 +95,7 @@ def pack_weight(scratch, arguments, worker):
                     pack_weight_panel(here, rows, from_here, w_row, w_channel, w_kh, w_kw, channels, KH, KW)
                     continue
                 for i in range(channels):
-                    prefetch_run(moved(from_here, (i + 4) * w_channel), rows * taps)
+                    prefetch_run(moved(from_here, (i + AHEAD) * w_channel), rows * taps)
                     index = ((group * blocks + block) * C + c + i) * MR
                     weight_of_channel = moved(from_here, i * w_channel)
                     pack_weight_apart(panels, places, index, rows, weight_of_channel, w_row, w_kh, w_kw, KH, KW)

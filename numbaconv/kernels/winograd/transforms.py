@@ -15,7 +15,7 @@ from numba.extending import intrinsic
 
 from ..emit import Vector, emit_load, emit_multiply_add, emit_store, vector_of
 from ..jit import helper, named
-from ..packing import clear, prefetch_run
+from ..packing import AHEAD, clear, prefetch_run
 from ..pixels import pack_pixels, unpack_pixels
 from ..simd import (
     lanes_of,
@@ -208,7 +208,7 @@ def pack_filters(stage, weight, w_row, w_channel, w_kh, w_kw, rows, channels):
         for run in range(runs):
             source = moved(weight, run * w_channel + (TAPS - 1) * (w_kh + w_kw) * (1 if turned else 0))
             if 0 < w_row and w_row < w_channel:  # rows lie together, and the next channel's far away
-                prefetch_run(moved(source, 4 * w_channel), rows * w_row)
+                prefetch_run(moved(source, AHEAD * w_channel), rows * w_row)
             out = moved(stage, (run * length + first) * lanes)
             for i in range(0, length, lanes):
                 count = min(lanes, length - i)
