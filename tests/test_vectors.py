@@ -1,12 +1,14 @@
 """What kernels write with vectors: the elements that were asked for, and no others, with any vector instructions."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 from numba import njit
 
 from numbaconv.kernels import tiling
 from numbaconv.kernels.simd import pointer, vector_load, vector_store_first
-from numbaconv.kernels.turning import transpose_block, transpose_run
+from numbaconv.kernels.turning import transpose_block, transpose_rows
 from tests.memory import pointer_like
 
 DTYPES = (np.float32, np.float64)
@@ -61,14 +63,15 @@ def test_blocks_of_all_sizes_are_turned(dtype):
 
 
 @njit
-def turn_run(destination, source, pitch, width, gap):
+def turn_image(destination, source, pitch, row_step, rows, width, gap):
     like = pointer_like(source)
-    transpose_run(
+    transpose_rows(
         pointer(np.int64(destination.ctypes.data), like),
         pitch,
         pointer(np.int64(source.ctypes.data), like),
         source.shape[1],
-        source.shape[1],
+        row_step,
+        rows,
         width,
         gap,
         source.shape[0],
@@ -77,19 +80,24 @@ def turn_run(destination, source, pitch, width, gap):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_runs_of_all_widths_are_turned(dtype):
+def test_rows_of_all_widths_are_turned(dtype):
     """Rows of any width with a gap between them, of whole and of partial vectors of channels; the gaps stay."""
     lanes = tiling.lanes(np.dtype(dtype).itemsize)
-    for channels in (1, lanes - 1, lanes, lanes + 1, 2 * lanes):
-        for width in (1, 2, 3, 7, lanes, lanes + 1, 2 * lanes + 3):
-            for height in (1, 2, 5):
-                for gap in (0, 1, 2):
-                    pitch = channels + 1
-                    source = np.arange(1, channels * width * height + 1, dtype=dtype).reshape(channels, -1)
-                    expected = np.zeros((height, width + gap, pitch), dtype)
-                    expected[:, :width, :channels] = source.T.reshape(height, width, channels)
-                    destination = np.zeros(expected.size, dtype)
-                    turn_run(destination, source, pitch, width, gap * pitch)
-                    np.testing.assert_array_equal(
-                        destination.reshape(expected.shape), expected, err_msg=f"{channels} {height}x{width}+{gap}"
-                    )
+    for channels, width, height, gap, between in product(
+        (1, lanes - 1, lanes, lanes + 1, 2 * lanes),
+        (1, 2, 3, 7, lanes, lanes + 1, 2 * lanes + 3),
+        (1, 2, 5),
+        (0, 1, 2),
+        (0, 1),
+    ):
+        pitch = channels + 1
+        source = np.arange(1, channels * (width + between) * height + 1, dtype=dtype).reshape(channels, height, -1)
+        expected = np.zeros((height, width + gap, pitch), dtype)
+        expected[:, :width, :channels] = source[:, :, :width].transpose(1, 2, 0)
+        destination = np.zeros(expected.size, dtype)
+        turn_image(destination, source.reshape(channels, -1), pitch, width + between, height, width, gap * pitch)
+        np.testing.assert_array_equal(
+            destination.reshape(expected.shape),
+            expected,
+            err_msg=f"{channels} {height}x{width}+{gap} of {width + between}",
+        )

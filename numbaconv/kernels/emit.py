@@ -13,11 +13,11 @@ I32 = ir.IntType(32)
 
 
 class Vector(types.Type):
-    """`lanes` elements in one register."""
+    """`lanes` elements in one register, all that it has room for unless told."""
 
-    def __init__(self, dtype):
+    def __init__(self, dtype, lanes=None):
         self.dtype = dtype
-        self.lanes = tiling.lanes(dtype.bitwidth // 8)
+        self.lanes = lanes or tiling.lanes(dtype.bitwidth // 8)
         super().__init__(name=f"Vector({dtype} x {self.lanes})")
 
 
@@ -37,6 +37,13 @@ class VectorModel(models.PrimitiveModel):
 
     def __init__(self, dmm, fe_type):
         super().__init__(dmm, fe_type, vector_of(fe_type))
+
+
+def hidden(builder, value, step):
+    """`value`, of which LLVM does not know how it came from `step`, unless it finds that to be constant."""
+    test = builder.module.declare_intrinsic("llvm.is.constant", [I64], ir.FunctionType(ir.IntType(1), [I64]))
+    opaque = builder.asm(ir.FunctionType(value.type, [value.type]), "", "=r,0", [value], False)
+    return builder.select(builder.call(test, [step]), value, opaque)
 
 
 def at(builder, pointer, offset, vector):
@@ -199,29 +206,61 @@ def emit_sums(builder, rows, vector):
     return builder.shuffle_vector(left[0], left[0], order)
 
 
-def emit_transposed_copy(vector, step):
-    """The generator of a copy that turns a block of which every `step`-th column counts."""
+def lines_of(builder, start, pitch, count, vector):
+    """Pointers to start[i * pitch] for i < count, of which every fourth is hidden from LLVM.
+
+    The others are two multiples of the pitch away from one; else each multiple is computed, kept and loaded again.
+    """
+    lines = []
+    for i in range(count):
+        base, steps = (lines[i - 4], 4) if i % 4 == 0 and i > 0 else (lines[i - i % 4] if i else start, i % 4)
+        offset = builder.mul(pitch, ir.Constant(I64, steps))
+        line = builder.gep(base, [offset], source_etype=element(vector.dtype))
+        lines.append(hidden(builder, line, pitch) if i % 4 == 0 else line)
+    return lines
+
+
+def emit_transposed(builder, load_row, vector):
+    """The first lanes / 2 columns of `lanes` rows, a vector each; `load_row(i)` is half a vector, as much of row i.
+
+    Two rows are one vector: half of the shuffles that all columns would take, less those that cross the halves.
+    """
+    half = vector.lanes // 2
+    order = ir.Constant(ir.VectorType(I32, vector.lanes), list(range(vector.lanes)))
+    pairs = [builder.shuffle_vector(load_row(i), load_row(half + i), order) for i in range(half)]
+    return emit_transpose(builder, pairs, vector)
+
+
+def emit_transposed_copy(vector, step, whole):
+    """The generator of a copy that turns half a block, of which every `step`-th column counts; `whole`: of all rows."""
+    half = Vector(vector.dtype, vector.lanes // 2)
+    zero = ir.Constant(I64, 0)
 
     def generate(context, builder, signature, args):
-        dst, dst_pitch, src, src_pitch, n_rows, n_columns, _ = args
-
-        def clamped(i, limit):
-            """min(i, limit - 1)"""
-            last = builder.sub(limit, ir.Constant(I64, 1))
-            index = ir.Constant(I64, i)
-            return builder.select(builder.icmp_signed("<", index, last), index, last)
-
-        # One mask for all loads: beyond the last row the last one is read again, and columns are stored from the end,
-        # so that what is written beyond the last column's place is written over by that column.
-        mask = emit_mask(builder, n_columns, vector.lanes)
-        loaded = []
-        for i in range(vector.lanes):
-            offset = builder.mul(src_pitch, clamped(i, n_rows))
-            loaded.append(emit_masked_load(builder, src, offset, mask, vector))
-        turned = emit_transpose(builder, loaded, vector)
-        for j in range((vector.lanes - 1) // step * step, -1, -step):
-            place = builder.sdiv(clamped(j, n_columns), ir.Constant(I64, step))
-            emit_store_first(builder, turned[j], dst, builder.mul(dst_pitch, place), n_rows, vector)
+        dst, dst_pitch, src, src_pitch, n_rows, n_columns, *_ = args
+        if whole:
+            lines = lines_of(builder, src, src_pitch, vector.lanes, vector)
+        else:  # beyond the last row it is read again
+            lines = [src]
+            for i in range(1, vector.lanes):
+                more = builder.icmp_signed("<", ir.Constant(I64, i), n_rows)
+                pitch = builder.select(more, src_pitch, zero)
+                lines.append(builder.gep(lines[-1], [pitch], source_etype=element(vector.dtype)))
+        mask = emit_mask(builder, n_columns, half.lanes)
+        turned = emit_transposed(builder, lambda i: emit_masked_load(builder, lines[i], zero, mask, half), vector)
+        columns = lines_of(builder, dst, dst_pitch, (half.lanes + step - 1) // step, vector)
+        end = builder.append_basic_block("turned")
+        for j in range(0, half.lanes, step):
+            if whole:
+                emit_store(builder, turned[j], columns[j // step], zero, vector)
+            else:
+                emit_store_first(builder, turned[j], columns[j // step], zero, n_rows, vector)
+            if j + step < half.lanes:
+                more = builder.append_basic_block("column")
+                builder.cbranch(builder.icmp_signed("<", ir.Constant(I64, j + step), n_columns), more, end)
+                builder.position_at_end(more)
+        builder.branch(end)
+        builder.position_at_end(end)
         return context.get_dummy_value()
 
     return generate
@@ -229,9 +268,17 @@ def emit_transposed_copy(vector, step):
 
 def emit_transposed_block(builder, dst, dst_pitch, src, src_pitch, vector, row_of_dst=None):
     """Turn a whole block; `row_of_dst` is (left, width, gap), if rows of its columns end in it and a gap follows."""
-    offsets = (builder.mul(src_pitch, ir.Constant(I64, i)) for i in range(vector.lanes))
-    loaded = [emit_load(builder, src, offset, vector) for offset in offsets]
-    turned = emit_transpose(builder, loaded, vector)
+    half = Vector(vector.dtype, vector.lanes // 2)
+
+    def load_row(i, first):
+        offset = builder.add(builder.mul(src_pitch, ir.Constant(I64, i)), ir.Constant(I64, first))
+        return emit_load(builder, src, offset, half)
+
+    turned = [
+        column
+        for first in (0, half.lanes)
+        for column in emit_transposed(builder, lambda i, first=first: load_row(i, first), vector)
+    ]
     if row_of_dst is None:  # no place waits for the one before
         for j, value in enumerate(turned):
             emit_store(builder, value, dst, builder.mul(dst_pitch, ir.Constant(I64, j)), vector)

@@ -22,7 +22,7 @@ from .turning import (
     WHOLE_BLOCKS,
     transpose_block,
     transpose_every_second,
-    transpose_run,
+    transpose_rows,
     transpose_whole,
     turn_rows,
 )
@@ -62,53 +62,44 @@ def pack_pixels(strip, pitch, x, x_n, x_c, x_h, x_w, H, W, images, rows, columns
                             min(lanes, channels - c), min(lanes, images - n),
                         )  # fmt: skip
         return
-    # Rows of channels apart that follow each other are turned as one, whatever lies between them in the strip.
+    # The padding first: whole vectors of zeros may reach into what is copied then.
     top_row, end_row = inside(top, 1, H, rows)
-    merged = x_w == 1 and pitch == channels and channels <= MERGED
-    joined = WHOLE_BLOCKS and not merged and x_w == 1 and x_c != 1 and x_h == W and last - first == W
-    joined = joined and channels >= lanes and top_row < end_row
+    height, width, line = end_row - top_row, last - first, columns * pitch
     for n in range(images):
-        for v in range(rows):
-            line = moved(strip, (n * rows + v) * columns * pitch)
-            h = top + v
-            if not 0 <= h < H:
-                clear(line, columns * pitch)
-                continue
-            source = moved(x, n * x_n + h * x_h + left * x_w)
-            clear(line, first * pitch)
-            if merged:
-                merge_channels(moved(line, first * pitch), moved(source, first), x_c, last - first, channels)
-            elif x_w == 1 and x_c != 1:
-                if not joined:
-                    transpose_run(
-                        moved(line, first * pitch), pitch, moved(source, first), x_c, last - first,
-                        max(1, last - first), 0, channels,
-                    )  # fmt: skip
-            elif x_w == 2 and x_c != 1:
+        plane = moved(strip, n * rows * line)
+        clear(plane, top_row * line)
+        for v in range(top_row, end_row):
+            clear(moved(plane, v * line), first * pitch)
+            clear(moved(plane, v * line + last * pitch), (columns - last) * pitch)
+        clear(moved(plane, end_row * line), (rows - end_row) * line)
+    # A loop over rows for each kind: what all kinds compute ahead of one would take as long as a short row.
+    for n in range(images if height > 0 and width > 0 else 0):
+        out = moved(strip, (n * rows + top_row) * line + first * pitch)
+        source = moved(x, n * x_n + (top + top_row) * x_h + (left + first) * x_w)
+        if x_w == 1 and x_c != 1 and pitch == channels and channels <= MERGED:
+            for v in range(height):
+                merge_channels(moved(out, v * line), moved(source, v * x_h), x_c, width, channels)
+        elif x_w == 1 and x_c != 1:
+            transpose_rows(out, pitch, source, x_c, x_h, height, width, line - width * pitch, channels)
+        elif x_w == 2 and x_c != 1:
+            for v in range(height):
                 for c in range(0, channels, lanes):
-                    for u in range(first, last, lanes // 2):
+                    for u in range(0, width, lanes // 2):
                         transpose_every_second(
-                            moved(line, u * pitch + c), pitch, moved(source, c * x_c + 2 * u), x_c,
-                            min(lanes, channels - c), 2 * min(lanes // 2, last - u) - 1,
+                            moved(out, v * line + u * pitch + c), pitch, moved(source, v * x_h + c * x_c + 2 * u), x_c,
+                            min(lanes, channels - c), 2 * min(lanes // 2, width - u) - 1,
                         )  # fmt: skip
-            elif x_c == 1 and x_w == channels and pitch == channels:
-                whole = (last - first) * channels
-                copy_run(moved(line, first * pitch), moved(source, first * x_w), 1, 0, whole, whole)
-            elif x_c == 1 and channels <= 4 * lanes:
-                copy_rows(
-                    moved(line, first * pitch), pitch, moved(source, first * x_w), x_w, last - first, 0, channels,
-                    channels,
-                )  # fmt: skip
-            else:
-                for u in range(first, last):
-                    copy_run(moved(line, u * pitch), moved(source, u * x_w), x_c, 0, channels, channels)
-            clear(moved(line, last * pitch), (columns - last) * pitch)
-        if joined:
-            transpose_run(
-                moved(strip, ((n * rows + top_row) * columns + first) * pitch), pitch,
-                moved(x, n * x_n + (top + top_row) * x_h), x_c, (end_row - top_row) * W, W, (columns - W) * pitch,
-                channels,
-            )  # fmt: skip
+        elif x_c == 1 and x_w == channels and pitch == channels:
+            for v in range(height):
+                copy_run(moved(out, v * line), moved(source, v * x_h), 1, 0, width * channels, width * channels)
+        elif x_c == 1 and channels <= 4 * lanes:
+            for v in range(height):
+                copy_rows(moved(out, v * line), pitch, moved(source, v * x_h), x_w, width, 0, channels, channels)
+        else:
+            for v in range(height):
+                for u in range(width):
+                    pixel = moved(out, v * line + u * pitch)
+                    copy_run(pixel, moved(source, v * x_h + u * x_w), x_c, 0, channels, channels)
 
 
 @helper

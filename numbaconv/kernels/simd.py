@@ -327,10 +327,22 @@ def vector_sum(typingctx, a):
 def copy_transposed(typingctx, destination, destination_pitch, source, source_pitch, rows, columns, every):
     """destination[j * destination_pitch + i] = source[i * source_pitch + every * j], i < rows, every * j < columns.
 
-    Requires 1 <= rows, columns <= lanes; reads of a row `columns` elements and writes no more.
+    Requires 1 <= rows <= lanes and 1 <= columns <= lanes / 2; reads of a row `columns` elements and writes no more.
     """
     kinds = (destination, types.int64, source, types.int64, types.int64, types.int64, every)
-    return types.void(*kinds), emit_transposed_copy(Vector(destination.dtype), every.literal_value)
+    return types.void(*kinds), emit_transposed_copy(Vector(destination.dtype), every.literal_value, False)
+
+
+@intrinsic(prefer_literal=True)
+def copy_transposed_rows(typingctx, destination, destination_pitch, source, source_pitch, columns, every):
+    """The same for rows = lanes."""
+    kinds = (destination, types.int64, source, types.int64, types.int64, every)
+    emit = emit_transposed_copy(Vector(destination.dtype), every.literal_value, True)
+
+    def generate(context, builder, signature, args):
+        return emit(context, builder, signature, (*args[:4], None, *args[4:]))
+
+    return types.void(*kinds), generate
 
 
 @intrinsic

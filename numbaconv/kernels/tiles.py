@@ -18,6 +18,7 @@ from .emit import (
     emit_multiply_add,
     emit_store,
     emit_sums,
+    hidden,
     vector_of,
 )
 
@@ -72,13 +73,6 @@ def tile_offsets(builder, tile, row_pitch, vector_pitch):
         row = builder.mul(row_pitch, ir.Constant(I64, r))
         for v in range(tile.vectors):
             yield r * tile.vectors + v, builder.add(row, builder.mul(vector_pitch, ir.Constant(I64, v)))
-
-
-def hidden(builder, value, step):
-    """`value`, of which LLVM does not know how it came from `step`, unless it finds that to be constant."""
-    test = builder.module.declare_intrinsic("llvm.is.constant", [I64], ir.FunctionType(ir.IntType(1), [I64]))
-    opaque = builder.asm(ir.FunctionType(value.type, [value.type]), "", "=r,0", [value], False)
-    return builder.select(builder.call(test, [step]), value, opaque)
 
 
 @intrinsic(prefer_literal=True)
