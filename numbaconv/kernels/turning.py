@@ -18,8 +18,8 @@ from .simd import (
 )
 
 MR = tiling.MR
-# Whether rows that follow each other are turned in fewer, whole blocks, wherever one ends: on AVX2 depthwise layers take
-# 5 to 13% less time, with AVX-512 those of 112 x 112 take 7% more.
+# Whether rows that follow each other are turned in fewer, whole blocks, wherever one ends: on AVX2 depthwise layers
+# take 5 to 13% less time, with AVX-512 those of 112 x 112 take 7% more.
 WHOLE_BLOCKS = not tiling.MASKS_ARE_FREE
 
 # Blocks of a row that are asked for ahead, in rows of so many elements at least: the core does not follow 16 of them at
