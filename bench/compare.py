@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-import gc
 import math
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -19,6 +17,7 @@ import numpy as np
 
 from bench.shapes import Layer
 from bench.sides import Pass, Side
+from numbaconv.kernels.jit import uncollected
 
 # Largest error that a right result has, relative to the largest value: what sums of a million products in another
 # order leave, and far below what a missing tap makes.
@@ -131,7 +130,7 @@ def measure(
     times = [result.ours, *([result.theirs] if theirs else []), *result.others.values()]
     sides = list(zip(runs, times, strict=True))
     end = time.perf_counter() + budget
-    with collection_paused():
+    with uncollected():  # a collection would fall on either side by chance
         while result.rounds < rounds and (result.rounds < FEWEST_ROUNDS or time.perf_counter() < end):
             for run, seconds in sides:
                 seconds.append(take_turn(run, calls))
@@ -202,15 +201,3 @@ def keep_freed_memory() -> None:
         return
     mallopt(M_MMAP_MAX, 0)
     mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-
-
-@contextmanager
-def collection_paused() -> Iterator[None]:
-    """No garbage collection in here: it would fall on either side by chance."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
