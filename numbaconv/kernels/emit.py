@@ -211,12 +211,16 @@ def lines_of(builder, start, pitch, count, vector):
 
     The others are two multiples of the pitch away from one; else each multiple is computed, kept and loaded again.
     """
-    lines = []
-    for i in range(count):
-        base, steps = (lines[i - 4], 4) if i % 4 == 0 and i > 0 else (lines[i - i % 4] if i else start, i % 4)
+
+    def ahead(line, steps):
         offset = builder.mul(pitch, ir.Constant(I64, steps))
-        line = builder.gep(base, [offset], source_etype=element(vector.dtype))
-        lines.append(hidden(builder, line, pitch) if i % 4 == 0 else line)
+        return builder.gep(line, [offset], source_etype=element(vector.dtype))
+
+    lines, base = [], start
+    for i in range(count):
+        if i % 4 == 0:
+            base = hidden(builder, ahead(base, min(i, 4)), pitch)
+        lines.append(ahead(base, i % 4))
     return lines
 
 

@@ -333,16 +333,19 @@ def copy_transposed(typingctx, destination, destination_pitch, source, source_pi
     return types.void(*kinds), emit_transposed_copy(Vector(destination.dtype), every.literal_value, False)
 
 
-@intrinsic(prefer_literal=True)
-def copy_transposed_rows(typingctx, destination, destination_pitch, source, source_pitch, columns, every):
-    """The same for rows = lanes."""
-    kinds = (destination, types.int64, source, types.int64, types.int64, every)
-    emit = emit_transposed_copy(Vector(destination.dtype), every.literal_value, True)
+@intrinsic
+def copy_transposed_rows(typingctx, destination, destination_pitch, source, source_pitch, columns):
+    """destination[j * destination_pitch + i] = source[i * source_pitch + j], i < lanes, j < columns <= lanes / 2.
+
+    Requires 1 <= columns; reads and writes no more.
+    """
+    emit = emit_transposed_copy(Vector(destination.dtype), 1, True)
 
     def generate(context, builder, signature, args):
-        return emit(context, builder, signature, (*args[:4], None, *args[4:]))
+        *block, columns = args
+        return emit(context, builder, signature, (*block, None, columns))
 
-    return types.void(*kinds), generate
+    return types.void(destination, types.int64, source, types.int64, types.int64), generate
 
 
 @intrinsic

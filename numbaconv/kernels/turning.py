@@ -43,7 +43,7 @@ def transpose_block(destination, destination_pitch, source, source_pitch, rows, 
     for j in range(0, columns, lanes // 2):
         copy_transposed_rows(
             moved(destination, j * destination_pitch), destination_pitch, moved(source, j), source_pitch,
-            min(lanes // 2, columns - j), 1,
+            min(lanes // 2, columns - j),
         )  # fmt: skip
 
 
