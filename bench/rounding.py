@@ -28,8 +28,9 @@ PICTURE = report.ROOT / "bench" / "figures" / "rounding.png"
 N, F, EXTENT = 2, 32, 16
 CHANNELS = tuple(2**k for k in range(4, 12))
 TABLE_CHANNELS = (16, 64, 256, 1024, 2048)
-# Maps of the weight gradient, whose sums run over the pixels, and its channels and filters.
+# Maps of the weight gradient, whose sums run over the pixels, and its channels and filters; maps of 5x5 kernels.
 MAPS, WIDTH = (7, 14, 56), 64
+FIVE_MAPS = (28, 56)
 # The documented bound, in errors of the direct sum.
 BOUND = 3
 
@@ -107,6 +108,40 @@ def weight_grad_errors(extent: int) -> Errors:
     }
 
 
+def five_errors(extent: int, torch: bool) -> dict[str, Errors]:
+    """Errors of 5x5 kernels by pass: the direct sum's, auto's, which is Winograd's there, and PyTorch's."""
+    x, weight, dy = normals((N, WIDTH, extent, extent), (WIDTH, WIDTH, 5, 5), (N, WIDTH, extent, extent))
+
+    def passes(x: np.ndarray, weight: np.ndarray, dy: np.ndarray, algorithm: str) -> list[np.ndarray]:
+        how = {"padding": 2, "algorithm": algorithm}
+        return [
+            numbaconv.conv2d(x, weight, **how),
+            numbaconv.conv2d_input_grad(dy, weight, x.shape, **how),
+            numbaconv.conv2d_weight_grad(x, dy, 5, **how),
+        ]
+
+    exact = passes(*(array.astype(np.float64) for array in (x, weight, dy)), DIRECT)
+    results = {name: passes(x, weight, dy, name) for name in (DIRECT, "auto")}
+    if torch:
+        results[PYTORCH] = torch_passes(x, weight, dy)
+    return {
+        name: {side: rms(values[i], exact[i]) for side, values in results.items()}
+        for i, name in enumerate(("y", "dx", "dw"))
+    }
+
+
+def torch_passes(x: np.ndarray, weight: np.ndarray, dy: np.ndarray) -> list[np.ndarray]:
+    """PyTorch's y, dx and dw of 5x5 kernels."""
+    import torch
+
+    images, kernels, grads = map(torch.from_numpy, (x, weight, dy))
+    with torch.no_grad():
+        y = torch.conv2d(images, kernels, padding=2)
+        geometry = ((1, 1), (2, 2), (1, 1), False, (0, 0), 1)
+        backward = torch.ops.aten.convolution_backward(grads, images, kernels, None, *geometry, (True, True, False))
+    return [result.numpy() for result in (y, *backward[:2])]
+
+
 # -- the picture and the tables ----------------------------------------------------------------------
 
 
@@ -181,7 +216,20 @@ def weight_grad_table(errors: dict[int, Errors]) -> str:
     return report.table(["map", DIRECT, "Winograd", "variant"], rows)
 
 
-def make_report(forward: dict[int, Errors], weight_grad: dict[int, Errors], footer: str) -> str:
+def five_table(errors: dict[int, dict[str, Errors]]) -> str:
+    """One row for each map and pass."""
+    sides = [side for side in next(iter(errors.values()))["y"] if side != DIRECT]
+    rows = [
+        [f"{extent}x{extent}", name, number(values[DIRECT]), *(with_ratio(values[s], values[DIRECT]) for s in sides)]
+        for extent, passes in errors.items()
+        for name, values in passes.items()
+    ]
+    return report.table(["map", "pass", DIRECT, *sides], rows)
+
+
+def make_report(
+    forward: dict[int, Errors], weight_grad: dict[int, Errors], five: dict[int, dict[str, Errors]], footer: str
+) -> str:
     chosen = {C: values for C, values in forward.items() if C in TABLE_CHANNELS}
     return "\n\n".join(
         (
@@ -190,6 +238,8 @@ def make_report(forward: dict[int, Errors], weight_grad: dict[int, Errors], foot
             forward_table(chosen),
             f"The same of dw, with C = F = {WIDTH} and Winograd's variant as it is chosen:",
             weight_grad_table(weight_grad),
+            f"5x5 kernels, padding 2, C = F = {WIDTH}, where `auto` takes F(2x2, 5x5), and F(5x5, 2x2) for dw:",
+            five_table(five),
             footer,
         )
     )
@@ -207,9 +257,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print("without the picture, which needs matplotlib: pip install 'numbaconv[bench]'", file=sys.stderr)
     forward = {C: forward_errors(C, torch) for C in CHANNELS}
     weight_grad = {extent: weight_grad_errors(extent) for extent in MAPS}
+    five = {extent: five_errors(extent, torch) for extent in FIVE_MAPS}
     command = shlex.join(["python", "-m", "bench.rounding", *["--write"] * options.write])
     packages = ["NumPy", "Numba", *["torch"] * torch]
-    text = make_report(forward, weight_grad, f"Made by `{command}` on {report.footer(packages)}")
+    text = make_report(forward, weight_grad, five, f"Made by `{command}` on {report.footer(packages)}")
     print(text)
     if matplotlib:
         draw(options.plot, forward)

@@ -74,10 +74,12 @@ def numbaconv_side(name: str, layer: Layer, arrays: Arrays, layout: str, algorit
 
 
 def choice_sides(layer: Layer, arrays: Arrays, layout: str) -> list[Side]:
-    """Both algorithms that `auto` chooses between, or nothing where it has no choice; db is not theirs."""
+    """What `auto` chooses between, of what has a name, or nothing where it has no choice; db is not theirs."""
+    names = CHOICES
     if not winograd.supports((layer.KH, layer.KW), layer.stride, layer.dilation):
-        return []
-    sides = [numbaconv_side(algorithm, layer, arrays, layout, algorithm) for algorithm in CHOICES]
+        chosen = algorithms(layer, layout, "auto", arrays["x"].dtype)
+        names = CHOICES[:1] if CHOICES[1] in chosen.values() else ()
+    sides = [numbaconv_side(algorithm, layer, arrays, layout, algorithm) for algorithm in names]
     for side in sides:
         del side.passes["db"]
     return sides

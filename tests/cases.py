@@ -10,6 +10,8 @@ from .oracle import Taps
 
 # Every name that `algorithm=` takes beside "auto". Winograd alone makes no promise of exactness.
 ALGORITHMS = ("loops", "direct", "winograd")
+# The kernels that there are variants of Winograd's algorithm for; those of 3 x 3 have its name, and bound of rounding.
+WINOGRAD_TAPS = ((3, 3), (5, 5))
 EXACT_ALGORITHMS = tuple(name for name in ALGORITHMS if name != "winograd")
 LAYOUTS = ("NCHW", "NHWC", "HWCN")
 DTYPES = (np.float32, np.float64)
@@ -87,7 +89,7 @@ class Case:
     def supports(self, algorithm):
         """Whether `algorithm` can do this case at all; only Winograd is choosy."""
         dense = (1, (1, 1))
-        winograd = (self.KH, self.KW) == (3, 3) and self.stride in dense and self.dilation in dense
+        winograd = (self.KH, self.KW) in WINOGRAD_TAPS and self.stride in dense and self.dilation in dense
         return algorithm != "winograd" or winograd
 
 
@@ -121,6 +123,7 @@ SHAPES = (
     Case("wide_kernel", 1, 2, 7, 9, 3, 2, 5, padding=(1, 2)),
     Case("even_kernel", 2, 3, 6, 6, 4, 2, 2, padding=1),
     Case("five", 1, 4, 9, 11, 5, 5, 5, padding=2),
+    Case("five_grouped", 3, 40, 7, 12, 36, 5, 5, padding=((2, 1), (0, 4)), groups=2),
     Case("seven_stride2", 1, 3, 15, 17, 7, 7, 7, stride=2, padding=3),
     Case("stride2", 2, 4, 8, 9, 5, 3, 3, stride=2, padding=1),
     Case("stride3", 1, 3, 11, 10, 4, 3, 3, stride=3, padding=1),
@@ -212,6 +215,7 @@ MEMORY = (
     Case("rows", 2, 3, 6, 45, 8, 3, 3, padding=1),
     Case("channels", 1, 37, 4, 5, 26, 3, 3, padding=1),
     Case("batch", 18, 3, 4, 5, 7, 3, 3),
+    Case("five", 2, 17, 9, 12, 20, 5, 5, padding=2),
     Case("planes", 2, 9, 7, 20, 9, 3, 3, padding=1, groups=9),
     Case("whole_planes", 1, 16, 5, 9, 16, 3, 3, padding=1, groups=16),
 )

@@ -94,7 +94,7 @@ def choose(algorithm: str, name: str, g: Geometry, dtype: np.dtype, axes: Axes) 
         return algorithm, "asked for by name"
     if 0 in (g.N, g.C, g.H, g.W):
         return "direct", "there is nothing to multiply"
-    if winograd.supports((g.KH, g.KW), g.stride, g.dilation):
+    if winograd.applies(name, g):
         ratio = winograd.expected_ratio(name, g, dtype, axes)
         expected = f"Winograd is expected to take {ratio:.2f} of direct's time"
         return ("winograd", expected) if ratio < 1 else ("direct", expected)

@@ -26,7 +26,7 @@ def plan_pass(plan: Plan, y: Strides, start: int, w: Strides, x: Strides) -> Pla
     C, F, taps = g.C // g.groups, g.F // g.groups, g.KH * g.KW
     nothing = min(g.N, C, F, g.H, g.W, g.OH, g.OW, taps) == 0
     # Sums of sums have less rounding than the bound of Winograd's, 3 times direct's, has room for.
-    small = winograd.supports((g.KH, g.KW), g.stride, g.dilation)
+    small = winograd.applies("input gradient", g)
     nhwc, hwcn = plan.axes == LAYOUTS["NHWC"], plan.axes == LAYOUTS["HWCN"]
     if plan.algorithm != "direct" or nothing or small or hwcn:
         return None

@@ -202,7 +202,7 @@ def _best_vector(
     axes: Axes,
 ) -> str:
     """Which index is expected to be best in the vector: for new arrays, as other ones have to get their bits."""
-    by_winograd = winograd.supports((g.KH, g.KW), g.stride, g.dilation)
+    by_winograd = winograd.applies("weight gradient", g)
     if by_winograd and g.N * g.OH * g.OW < LEAST_PIXELS:
         return "channels"
     if _better_swapped(p, axes, dtype.itemsize):
@@ -212,7 +212,8 @@ def _best_vector(
     costs = {"channels": CLEARLY * _cost_of_channels(g, dtype, axes, lanes)}
     if replace(by_pixels, in_place=False, dy_in_place=False).scratch(p) <= most:
         costs["pixels"] = _cost_of_pixels(p, by_pixels, axes, lanes)
-    rounds_more = by_winograd and winograd.grad_variant(g) == 4  # than 3 times what sums of FILTERS_DEPTH do
+    # 6 points round more than 3 times what sums of FILTERS_DEPTH do.
+    rounds_more = by_winograd and winograd.grad_variant(g) + g.KH > 5
     if axes != LAYOUTS["HWCN"] and not rounds_more and replace(by_filters, in_place=False).scratch(p) <= most:
         costs["filters"] = _cost_of_filters(p, axes, lanes)
     return min(costs, key=lambda vector: costs[vector])

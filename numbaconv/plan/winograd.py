@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import prod
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from ..kernels import weight_grad as direct_grad
 from ..kernels.launch import Program
 from ..kernels.problem import Product
 from ..kernels.winograd import forward, weight_grad
-from ..kernels.winograd.algebra import TAPS
+from ..kernels.winograd.algebra import VARIANTS
 from .base import MOST_PIECES, PIECES, Axes, Plan, Strides, enough_work, even_blocks, round_up, upright
 
 # Scratch of all workers is at most 8 MiB, an eighth of it for pixels on their way. y and dx make their blocks smaller
@@ -30,24 +31,42 @@ KC_BYTES, KC_BLOCK_BYTES = 64 * 4, 32 * 4
 
 
 def supports(kernel_size: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int]) -> bool:
-    """3 x 3 taps side by side at every pixel."""
-    return kernel_size == (TAPS, TAPS) and stride == dilation == (1, 1)
+    """3 x 3 taps side by side at every pixel: what the name "winograd" promises, for all extents."""
+    return kernel_size == (3, 3) and stride == dilation == (1, 1)
+
+
+def applies(name: str, g: Geometry) -> bool:
+    """Whether "auto" may choose it: square kernels that there are variants for, where these round well enough.
+
+    Kernels of 5 x 5 have no variant to fall back to on short sums and on maps that are border all over, where their
+    rounding is more than 3 times that of direct sums.
+    """
+    if g.stride != (1, 1) or g.dilation != (1, 1) or (g.KH, g.KW) not in {(r, r) for _, r in VARIANTS}:
+        return False
+    x, y, channels = (g.H, g.W), (g.OH, g.OW), {"forward": g.C, "input gradient": g.F}.get(name, min(g.C, g.F))
+    if g.KH == 3:
+        return True
+    if min(*x, *y) < LEAST_EXTENT or channels // g.groups < LEAST_CHANNELS:
+        return False
+    read, written = (y, x) if name == "input gradient" else (x, y)
+    inside = prod(min(1.0, a / b) for a, b in zip(read, written, strict=True))
+    return inside > 0.5 and (name != "weight gradient" or g.N * g.OH * g.OW >= LEAST_PIXELS)
 
 
 def variant(products: float, OH: int, OW: int, enough: int) -> int:
-    """Outputs of a tile along each axis, 2 or 4, for sums of so many products of a tap.
+    """Outputs of a tile of 3 x 3 taps along each axis, 2 or 4, for sums of so many products of a tap.
 
     4 needs 2.25 products for an output and 2 needs 4, but on short sums its rounding is more than 3 times that of the
     direct sum; on maps of up to 2 x 2, and where both need as many products, 2 is taken.
     """
 
     def work(m: int) -> int:
-        return -(-OH // m) * -(-OW // m) * (m + TAPS - 1) ** 2
+        return -(-OH // m) * -(-OW // m) * (m + 2) ** 2
 
     return 4 if products >= enough and work(4) < work(2) else 2
 
 
-def forward_variant(C: int, H: int, W: int, OH: int, OW: int) -> int:
+def forward_variant(r: int, C: int, H: int, W: int, OH: int, OW: int) -> int:
     """Variant of y and, with F and the extents of dy and dx, of dx: by the channels of a sum.
 
     Sums at the border are shorter: what the padding adds counts for nothing, and maps of one tile are border all over.
@@ -55,7 +74,7 @@ def forward_variant(C: int, H: int, W: int, OH: int, OW: int) -> int:
     outputs: a tile computes with all its positions, and fewer products come out.
     """
     inside = min(1.0, H / OH) * min(1.0, W / OW)
-    if inside <= 0.5:
+    if r > 3 or inside <= 0.5:
         return 2
     return variant(C * inside, OH, OW, 16 if min(OH, OW) > 4 else 32)
 
@@ -63,8 +82,11 @@ def forward_variant(C: int, H: int, W: int, OH: int, OW: int) -> int:
 def grad_variant(g: Geometry) -> int:
     """Variant of dw: by the pixels of a sum in one image; with few channels shares of the pixels are summed apart."""
     few = min(g.C, g.F) // g.groups < 16
-    return 2 if few else variant(g.OH * g.OW, g.OH, g.OW, 49)
+    return 2 if few or g.KH > 3 else variant(g.OH * g.OW, g.OH, g.OW, 49)
 
+
+# For 5 x 5 taps: extents of a map, channels of a sum, in dw both channels and filters, and pixels of a sum.
+LEAST_EXTENT, LEAST_CHANNELS, LEAST_PIXELS = 7, 16, 512
 
 # Tiles that dw sums before it adds them to the rest: longer sums have larger rounding errors.
 MOST_TILES = 64
@@ -80,6 +102,8 @@ IMAGES = 16
 FIRST_VECTOR = 0.6
 # Transforms, for each of the n x n vectors of a tile (of 16 or 36): packing included, NCHW.
 INPUT, FILTERS, OUTPUT, TAPS_COST = 11.5, 9.0, 11.0, 10.5
+# By the taps along an axis: tiles for 5 bring 2 x 2 pixels and outputs in place of 4 x 4, on as many vectors.
+TRANSFORMS = {3: 1.0, 5: 0.45}
 # In channels-last layouts there is nothing to turn.
 LAST = 0.75
 # In HWCN pixels are turned one by one.
@@ -91,9 +115,9 @@ DIRECT, PACKING, STRIP = 0.95, 1.5, 0.15
 def expected_ratio(name: str, g: Geometry, dtype: np.dtype, axes: Axes) -> float:
     """Winograd's time over that of the direct engine, as the constants above have it."""
     lanes = tiling.lanes(dtype.itemsize)
-    C, F = max(1, g.C // g.groups), g.F // g.groups
+    r, C, F = g.KH, max(1, g.C // g.groups), g.F // g.groups
     H, W, OH, OW, N = g.H, g.W, g.OH, g.OW, max(1, g.N)
-    turning = {LAYOUTS["NHWC"]: LAST, LAYOUTS["HWCN"]: BATCH_LAST}.get(axes, 1.0)
+    turning = {LAYOUTS["NHWC"]: LAST, LAYOUTS["HWCN"]: BATCH_LAST}.get(axes, 1.0) * TRANSFORMS[r]
     if name == "input gradient":
         C, F, H, W, OH, OW = F, C, OH, OW, g.H, g.W
     CV, FV = -(-C // lanes), -(-F // lanes)
@@ -104,20 +128,18 @@ def expected_ratio(name: str, g: Geometry, dtype: np.dtype, axes: Axes) -> float
         tiles = N * -(-OH // m) * -(-OW // m)
         work = tiles * round_up(F, 4) * (CV + FIRST_VECTOR)
         work += turning * INPUT * tiles * (CV * -(-F // grad.FB) + 0.7 * FV * -(-C // grad.CB))
-        work += TAPS_COST * grad.shares * F * CV
-        direct = DIRECT * pixels * F * -(-C * TAPS // lanes) * TAPS + 4 * pixels * (
-            CV * -(-F // 128) + FV * -(-C // 64)
-        )
+        work += TRANSFORMS[r] * TAPS_COST * grad.shares * F * CV
+        direct = DIRECT * pixels * F * -(-C * r // lanes) * r + 4 * pixels * (CV * -(-F // 128) + FV * -(-C // 64))
     else:
-        m = forward_variant(C, H, W, OH, OW)
-        b = _block(m, N, C, F, OH, OW, dtype, axes, 1)  # the same choice, and so the same bits, for all threads
+        m = forward_variant(r, C, H, W, OH, OW)
+        b = _block(m, r, N, C, F, OH, OW, dtype, axes, 1)  # the same choice, and so the same bits, for all threads
         tiles = N * -(-OH // m) * -(-OW // m)
         blocks = tiles / (b.images * b.rows * b.columns)
         work = _work_of_tiles(round_up(tiles, 4), C, CV, FV, -(-F // b.FB), turning)
-        work += FILTERS * C * FV * (max(1, blocks) if C > b.KC else 1)
+        work += TRANSFORMS[r] * FILTERS * C * FV * (max(1, blocks) if C > b.KC else 1)
         rows = 2 if F == 1 else round_up(F, 4)
-        direct = TAPS**2 * pixels * C / lanes * (DIRECT * rows + min(PACKING, STRIP * rows))
-    return (m + TAPS - 1) ** 2 * work / direct
+        direct = r**2 * pixels * C / lanes * (DIRECT * rows + min(PACKING, STRIP * rows))
+    return (m + r - 1) ** 2 * work / direct
 
 
 def _work_of_tiles(tiles: int, C: int, CV: int, FV: int, times: int, turning: float) -> float:
@@ -152,16 +174,16 @@ def _tile_block(N: int, rows: int, columns: int, most: int, batch_last: bool) ->
 
 def block_product(p: Product, dtype: np.dtype, axes: Axes, threads: int) -> forward.Blocking:
     """Blocks of y or dx."""
-    m = forward_variant(p.C, p.H, p.W, p.OH, p.OW)
-    return _block(m, p.N, p.C, p.F, p.OH, p.OW, dtype, axes, threads)
+    m = forward_variant(p.KH, p.C, p.H, p.W, p.OH, p.OW)
+    return _block(m, p.KH, p.N, p.C, p.F, p.OH, p.OW, dtype, axes, threads)
 
 
 def _block(
-    m: int, N: int, C: int, F: int, OH: int, OW: int, dtype: np.dtype, axes: Axes, threads: int
+    m: int, r: int, N: int, C: int, F: int, OH: int, OW: int, dtype: np.dtype, axes: Axes, threads: int
 ) -> forward.Blocking:
     """Blocks of a problem of one group, for so many threads."""
     lanes = tiling.lanes(dtype.itemsize)
-    n = m + TAPS - 1
+    n = m + r - 1
     UB = even_blocks(F, FB_BYTES // dtype.itemsize, lanes)
     keeps = KC_BYTES // dtype.itemsize
     KC = round_up(max(1, C), lanes) if keeps >= C else even_blocks(C, KC_BLOCK_BYTES // dtype.itemsize, lanes)
@@ -177,7 +199,8 @@ def _block(
             """When the last thread is done with blocks of so many images and filters."""
             images, FB = block
             pieces, FV = parts * -(-N // images) * -(-F // FB), FB // lanes
-            work = _work_of_tiles(images * rows * columns, C, CV, FV, 1, 1.0) + FILTERS * C * FV
+            work = _work_of_tiles(images * rows * columns, C, CV, FV, 1, TRANSFORMS[r])
+            work += TRANSFORMS[r] * FILTERS * C * FV
             return -(-pieces // threads) * work * (1 if FB == UB else MORE_FILTERS), -FB, -images
 
         # Of more filters than are transformed at a time, where they are not kept: x is transformed less often.
@@ -192,9 +215,10 @@ def _block(
             key=finished,
         )
     capacity = round_up(images * rows * columns, tiling.FILTERS_MR)
-    stage = KC * TAPS**2 + TAPS * n + 1  # vectors of filters on their way
+    stage = KC * r * r + r * n + 1  # vectors of filters on their way
     return forward.Blocking(
         m=m,
+        r=r,
         KC=KC,
         FB=FB,
         UB=UB,
@@ -205,8 +229,8 @@ def _block(
         u_plane=_odd(UB // lanes * KC, lanes),
         v_plane=_odd(KC // lanes * capacity, lanes),
         m_plane=_odd(FB // lanes * capacity, lanes),
-        strip=max(images * (rows * m + 2) * (columns * m + 2) + 1, stage) * lanes,
-        lines=n * (columns * m + 2) * lanes + lanes,
+        strip=max(images * (rows * m + r - 1) * (columns * m + r - 1) + 1, stage) * lanes,
+        lines=n * (columns * m + r - 1) * lanes + lanes,
     )
 
 
@@ -216,8 +240,8 @@ def block_weight_grad(
     """Blocks of dw for so many threads; `whole` if it may be written without partial sums."""
     lanes = tiling.lanes(dtype.itemsize)
     N, C, F = max(1, g.N), max(1, g.C // g.groups), g.F // g.groups
-    m = grad_variant(g)
-    n = m + TAPS - 1
+    m, r = grad_variant(g), g.KH
+    n = m + r - 1
     FB = even_blocks(F, FB_BYTES // dtype.itemsize, lanes)
     CB = even_blocks(C, FB_BYTES // dtype.itemsize, lanes)
     most = max(4, min(MOST_TILES, (GRAD_BYTES // dtype.itemsize // n**2 - FB * CB) // (FB + CB)))
@@ -227,13 +251,14 @@ def block_weight_grad(
     filters = _odd(-(-round_up(FB, tiling.FILTERS_MR) // lanes), lanes)
     capacity = images * rows * columns
     pieces = g.groups * -(-F // FB) * -(-C // CB)
-    size = g.groups * round_up(F, weight_grad.MR) * -(-C // CB) * TAPS * TAPS * CB * dtype.itemsize
+    size = g.groups * round_up(F, weight_grad.MR) * -(-C // CB) * r * r * CB * dtype.itemsize
     many = min(-(-blocks // SHARE_BLOCKS), MOST_PIECES, SHARES_BYTES // max(1, size))
     shares = max(1, min(blocks, max(-(-PIECES // pieces), many)))
 
     def blocking(CB: int) -> weight_grad.Blocking:
         return weight_grad.Blocking(
             m=m,
+            r=r,
             shares=shares,
             whole=whole and shares == 1,
             FB=FB,
@@ -241,14 +266,14 @@ def block_weight_grad(
             images=images,
             rows=rows,
             columns=columns,
-            line=TAPS * CB,
+            line=r * CB,
             filters=filters,
             capacity=capacity,
             v_plane=_odd(CB // lanes * capacity, lanes),
             d_plane=_odd(filters // lanes * capacity, lanes),
             m_plane=_odd(CB // lanes * filters, lanes),
-            strip=(images * (rows * m + 2) * (columns * m + 2) + 1) * lanes,
-            lines=n * (columns * m + 2) * lanes + lanes,
+            strip=(images * (rows * m + r - 1) * (columns * m + r - 1) + 1) * lanes,
+            lines=n * (columns * m + r - 1) * lanes + lanes,
         )
 
     b = blocking(CB)
@@ -262,7 +287,7 @@ def block_weight_grad(
 
 
 def plan_products(plan: Plan, products: list[Product]) -> Plan:
-    """Plan of y or dx, one dense problem of 3 x 3 taps."""
+    """Plan of y or dx, one dense problem."""
     dtype = plan.dtype
     p = upright(*products)
     b = block_product(p, dtype, plan.axes, plan.threads)
@@ -277,10 +302,10 @@ def plan_products(plan: Plan, products: list[Product]) -> Plan:
 def plan_weight_grad(plan: Plan, x: Strides, y: Strides, start: int, w: Strides) -> Plan:
     """Plan of dw, which begins at element `start`; strides count elements of x, dy and dw."""
     g, dtype = plan.geometry, plan.dtype
-    b = block_weight_grad(g, dtype, plan.axes, plan.threads, w[2:] == (TAPS, 1) and not plan.accumulate)
+    b = block_weight_grad(g, dtype, plan.axes, plan.threads, w[2:] == (g.KW, 1) and not plan.accumulate)
     values = direct_grad.arguments_of(g, x, y, start, w, plan.accumulate)
     launches = weight_grad.launches(g, values, b)
-    scratch = max(b.scratch, direct_grad.stage_elements(TAPS**2, tiling.lanes(dtype.itemsize)))
+    scratch = max(b.scratch, direct_grad.stage_elements(g.KH * g.KW, tiling.lanes(dtype.itemsize)))
     buffers = {"partial": weight_grad.partial_elements(g, b)}
     program = Program(launches, plan.arrays, buffers, scratch, dtype, enough_work(g, dtype), TOTAL_BYTES)
     return _finish(plan, program, {"shares": b.shares, "filters": b.FB, "channels": b.CB}, b)
@@ -289,9 +314,8 @@ def plan_weight_grad(plan: Plan, x: Strides, y: Strides, start: int, w: Strides)
 def _finish(plan: Plan, program: Program, blocks: dict[str, int], b: forward.Blocking | weight_grad.Blocking) -> Plan:
     """The plan with its program and variant."""
     blocks |= {"images": b.images, "rows of tiles": b.rows, "columns of tiles": b.columns}
-    name = (
-        f"F({TAPS} x {TAPS}, {b.m} x {b.m})" if plan.name == "weight gradient" else f"F({b.m} x {b.m}, {TAPS} x {TAPS})"
-    )
+    sizes = (b.r, b.m) if plan.name == "weight gradient" else (b.m, b.r)
+    name = f"F({sizes[0]} x {sizes[0]}, {sizes[1]} x {sizes[1]})"
     lanes = tiling.lanes(plan.dtype.itemsize)
     tile = tiling.FILTERS_MR, tiling.FILTERS_VECTORS * lanes
     return replace(plan, reason=f"{name}; {plan.reason}", program=program, blocks=blocks, tile=tile)

@@ -24,15 +24,16 @@ from ..problem import Product
 from ..product import ADD, FRESH, product, rows_read
 from ..simd import lanes_of, moved, pointer, unpacked, vector_store, vector_zero
 from ..work import claim
-from .algebra import TAPS
+from .algebra import VARIANTS
 from .transforms import INPUT, make_filter_transform, make_output_transform, make_tile_transform
 
 
 @dataclass(frozen=True)
 class Blocking:
-    """Sizes of the nest: KC channels, FB filters, and a block of images x rows x columns of tiles."""
+    """Sizes of the nest: m x m outputs of r x r taps, KC channels, FB filters, and images x rows x columns of tiles."""
 
     m: int
+    r: int
     KC: int
     FB: int
     images: int
@@ -52,7 +53,7 @@ class Blocking:
     @property
     def scratch(self) -> int:
         """Elements of scratch of a worker."""
-        return (self.m + TAPS - 1) ** 2 * (self.u_plane + self.v_plane + self.m_plane) + self.strip + self.lines
+        return (self.m + self.r - 1) ** 2 * (self.u_plane + self.v_plane + self.m_plane) + self.strip + self.lines
 
 
 WINOGRAD = (
@@ -72,18 +73,18 @@ def launch(p: Product, b: Blocking) -> Launch:
     values |= {"strip_size": b.strip}
     steps = (p.N, b.images), (p.OH, b.rows * b.m), (p.OW, b.columns * b.m), (p.F, b.FB)
     pieces = p.groups * prod(-(-extent // step) for extent, step in steps)
-    return Launch(KERNELS[b.m], WINOGRAD, values, pieces)
+    return Launch(KERNELS[b.m, b.r], WINOGRAD, values, pieces)
 
 
-def make_kernel(m):
-    """The kernel for tiles of m x m outputs."""
-    n = m + TAPS - 1
-    transform_tiles = make_tile_transform(INPUT, m, n)
-    transform_filters = make_filter_transform(m)
-    transform_output = make_output_transform(m)
+def make_kernel(m, r):
+    """The kernel for tiles of m x m outputs and r x r taps."""
+    n = m + r - 1
+    transform_tiles = make_tile_transform(INPUT, n, m, n)
+    transform_filters = make_filter_transform(n, r)
+    transform_output = make_output_transform(n, m)
 
     @NestKernel
-    @named(m)
+    @named(m, r)
     def winograd_forward(scratch, arguments, worker):
         """C and F are those of one group; KC and FB are multiples of lanes."""
         (
@@ -158,4 +159,4 @@ def make_kernel(m):
     return winograd_forward
 
 
-KERNELS = {m: make_kernel(m) for m in (2, 4)}
+KERNELS = {(m, r): make_kernel(m, r) for m, r in VARIANTS}

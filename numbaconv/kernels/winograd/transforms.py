@@ -27,22 +27,20 @@ from ..simd import (
     vector_store,
 )
 from ..turning import transpose_block
-from .algebra import POINTS, TAPS, filter_matrix, input_matrix, output_matrix
+from .algebra import POINTS, filter_matrix, input_matrix, output_matrix
 
-# What :func:`line` applies, for tiles of m outputs: n = m + 2 numbers of x, 3 taps and m numbers of dy at n points;
-# m outputs and 3 taps of dw from n sums.
-INPUT, FILTER, GRAD, OUTPUT, TAP = range(5)
+# What :func:`line` applies, at n points: B^T to n numbers of x; G to r taps, or m numbers of dy; A^T to n sums, for m
+# outputs, or r taps of dw.
+INPUT, FILTER, OUTPUT = range(3)
 
 
-def matrix_of(kind, m):
-    """The matrix of a transform in exact fractions."""
-    points = POINTS[m]
+def matrix_of(kind, n, size):
+    """The matrix of a transform in exact fractions; `size` is the extent that is not n, and n for INPUT."""
+    points = POINTS[n]
     return {
         INPUT: lambda: input_matrix(points),
-        FILTER: lambda: filter_matrix(points, TAPS),
-        GRAD: lambda: filter_matrix(points, m),
-        OUTPUT: lambda: output_matrix(points, m),
-        TAP: lambda: output_matrix(points, TAPS),
+        FILTER: lambda: filter_matrix(points, size),
+        OUTPUT: lambda: output_matrix(points, size),
     }[kind]()
 
 
@@ -106,13 +104,13 @@ def emit_product(builder, matrix, values, vector):
 
 
 @intrinsic(prefer_literal=True)
-def line(typingctx, kind, m, source, step, destination, destination_step):
+def line(typingctx, kind, n, size, source, step, destination, destination_step):
     """destination[i * destination_step] = sum over k of matrix[i][k] * source[k * step], of vectors"""
     vector = Vector(source.dtype)
-    matrix = matrix_of(kind.literal_value, m.literal_value)
+    matrix = matrix_of(kind.literal_value, n.literal_value, size.literal_value)
 
     def generate(context, builder, signature, args):
-        _, _, src, src_step, dst, dst_step = args
+        _, _, _, src, src_step, dst, dst_step = args
 
         def times(pitch, i):
             return builder.mul(pitch, ir.Constant(ir.IntType(64), i))
@@ -122,15 +120,14 @@ def line(typingctx, kind, m, source, step, destination, destination_step):
             emit_store(builder, value, dst, times(dst_step, i), vector)
         return context.get_dummy_value()
 
-    return types.void(kind, m, source, types.int64, destination, types.int64), generate
+    return types.void(kind, n, size, source, types.int64, destination, types.int64), generate
 
 
-def make_tile_transform(kind, m, size):
-    """Transform of all tiles of size x size that begin m apart."""
-    n = m + TAPS - 1
+def make_tile_transform(kind, n, m, size):
+    """Transform of all tiles of size x size, at n x n positions, that begin m apart."""
 
     @helper
-    @named(kind, m, size)
+    @named(kind, n, m, size)
     def transform_tiles(
         destination, plane, tile_pitch, block_pitch, strip, lines, x, x_n, x_c, x_h, x_w, H, W,
         images, rows, columns, channels, top, left,
@@ -155,79 +152,80 @@ def make_tile_transform(kind, m, size):
                 pixels = moved(strip, (image * height + inside * m) * width * lanes)
                 # Down the columns first: neighbours share what they have of those.
                 for u in range(width):
-                    line(kind, m, moved(pixels, u * lanes), width * lanes, moved(lines, u * lanes), width * lanes)
+                    line(kind, n, size, moved(pixels, u * lanes), width * lanes, moved(lines, u * lanes), width * lanes)
                 for column in range(columns):
                     for i in range(n):
                         across = moved(lines, (i * width + column * m) * lanes)
-                        line(kind, m, across, lanes, moved(tile, i * n * plane), plane)
+                        line(kind, n, size, across, lanes, moved(tile, i * n * plane), plane)
                     tile = moved(tile, tile_pitch)
 
     return transform_tiles
 
 
-def make_filter_transform(m):
-    """Transform of filters of 3 x 3 taps."""
-    n = m + TAPS - 1
+def make_filter_transform(n, r):
+    """Transform of filters of r x r taps, at n x n positions."""
 
     @helper
-    @named(m)
-    def transform_filters(destination, plane, block_pitch, stage, weight, w_row, w_channel, w_kh, w_kw, rows, channels):
-        """destination[(i, j) * plane + r // lanes * block_pitch + c * lanes + r % lanes] = element (i, j) of (r, c).
+    @named(n, r)
+    def transform_filters(
+        destination, plane, block_pitch, stage, weight, w_row, w_channel, w_kh, w_kw, filters, channels
+    ):  # fmt: skip
+        """destination[(i, j) * plane + f // lanes * block_pitch + c * lanes + f % lanes] = element (i, j) of (f, c).
 
-        `stage` has room for `channels` x 9 + 3 n vectors and one more.
+        `stage` has room for `channels` x r x r + r n vectors and one more.
         """
         lanes = lanes_of(stage)
-        taps = TAPS * TAPS
+        taps = r * r
         lines = moved(stage, channels * taps * lanes)
-        for r in range(0, rows, lanes):
-            if rows - r < lanes:
+        for f in range(0, filters, lanes):
+            here = min(lanes, filters - f)
+            if here < lanes:
                 clear(stage, channels * taps * lanes)
-            block = moved(destination, r // lanes * block_pitch)
-            pack_filters(stage, moved(weight, r * w_row), w_row, w_channel, w_kh, w_kw, min(lanes, rows - r), channels)
+            block = moved(destination, f // lanes * block_pitch)
+            pack_filters(stage, moved(weight, f * w_row), w_row, w_channel, w_kh, w_kw, r, here, channels)
             for c in range(channels):
                 kernel = moved(stage, c * taps * lanes)
-                for kw in range(TAPS):
-                    line(FILTER, m, moved(kernel, kw * lanes), TAPS * lanes, moved(lines, kw * lanes), TAPS * lanes)
+                for kw in range(r):
+                    line(FILTER, n, r, moved(kernel, kw * lanes), r * lanes, moved(lines, kw * lanes), r * lanes)
                 for i in range(n):
-                    across = moved(lines, i * TAPS * lanes)
-                    line(FILTER, m, across, lanes, moved(block, i * n * plane + c * lanes), plane)
+                    across = moved(lines, i * r * lanes)
+                    line(FILTER, n, r, across, lanes, moved(block, i * n * plane + c * lanes), plane)
 
     return transform_filters
 
 
 @helper
-def pack_filters(stage, weight, w_row, w_channel, w_kh, w_kw, rows, channels):
-    """stage[((c * 3 + kh) * 3 + kw) * lanes + r] = weight[r, c, kh, kw] for r < rows, at most lanes."""
+def pack_filters(stage, weight, w_row, w_channel, w_kh, w_kw, r, filters, channels):
+    """stage[((c * r + kh) * r + kw) * lanes + f] = weight[f, c, kh, kw] for f < filters, at most lanes."""
     lanes = lanes_of(stage)
-    taps = TAPS * TAPS
-    turned = w_kw == -1 and w_kh == -TAPS
-    if turned or (w_kw == 1 and w_kh == TAPS):
+    taps = r * r
+    turned = w_kw == -1 and w_kh == -r
+    if turned or (w_kw == 1 and w_kh == r):
         # Taps that follow each other, forwards or backwards, and with them the channels where they do too.
         first, step = (taps - 1, -lanes) if turned else (0, lanes)
         runs, length = (1, channels * taps) if w_channel == taps and not turned else (channels, taps)
         for run in range(runs):
-            source = moved(weight, run * w_channel + (TAPS - 1) * (w_kh + w_kw) * (1 if turned else 0))
-            if 0 < w_row and w_row < w_channel:  # rows lie together, and the next channel's far away
-                prefetch_run(moved(source, AHEAD * w_channel), rows * w_row)
+            source = moved(weight, run * w_channel + (r - 1) * (w_kh + w_kw) * (1 if turned else 0))
+            if 0 < w_row and w_row < w_channel:  # filters lie together, and the next channel's far away
+                prefetch_run(moved(source, AHEAD * w_channel), filters * w_row)
             out = moved(stage, (run * length + first) * lanes)
             for i in range(0, length, lanes):
                 count = min(lanes, length - i)
-                transpose_block(moved(out, i * step), step, moved(source, i), w_row, rows, count)
+                transpose_block(moved(out, i * step), step, moved(source, i), w_row, filters, count)
         return
     for c in range(channels):
-        for kh in range(TAPS):
-            for kw in range(TAPS):
+        for kh in range(r):
+            for kw in range(r):
                 source = moved(weight, c * w_channel + kh * w_kh + kw * w_kw)
-                for r in range(rows):
-                    store(stage, ((c * TAPS + kh) * TAPS + kw) * lanes + r, load(source, r * w_row))
+                for f in range(filters):
+                    store(stage, ((c * r + kh) * r + kw) * lanes + f, load(source, f * w_row))
 
 
-def make_output_transform(m):
-    """Transform of sums back to tiles of m x m outputs."""
-    n = m + TAPS - 1
+def make_output_transform(n, m):
+    """Transform of sums at n x n positions back to tiles of m x m outputs."""
 
     @helper
-    @named(m)
+    @named(n, m)
     def transform_output(
         sums, plane, block_pitch, strip, lines, bias, y, y_n, y_f, y_h, y_w, OH, OW, images, rows, columns, filters,
         top, left, accumulate,
@@ -247,10 +245,10 @@ def make_output_transform(m):
             for row in range(images * rows):
                 for column in range(columns):
                     for j in range(n):
-                        line(OUTPUT, m, moved(block, j * plane), n * plane, moved(lines, j * lanes), n * lanes)
+                        line(OUTPUT, n, m, moved(block, j * plane), n * plane, moved(lines, j * lanes), n * lanes)
                     out = moved(strip, (row * width + column) * m * lanes)
                     for k in range(m):
-                        line(OUTPUT, m, moved(lines, k * n * lanes), lanes, moved(out, k * width * lanes), lanes)
+                        line(OUTPUT, n, m, moved(lines, k * n * lanes), lanes, moved(out, k * width * lanes), lanes)
                     block = moved(block, lanes)
             if biased:
                 for i in range(count):

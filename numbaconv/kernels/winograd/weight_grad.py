@@ -1,11 +1,11 @@
-"""Weight gradient by Winograd's algorithm: 3 x 3 taps from tiles of m x m numbers of dy.
+"""Weight gradient by Winograd's algorithm: r x r taps from tiles of m x m numbers of dy.
 
     for a share of the tiles, a block of FB filters, a block of CB channels:      one piece of work
         for a block of tiles:                             so that what follows stays in L2
             transform the tiles of x, V[position][channel block][tile]
             transform the tiles of dy, D[position][tile][filter]
             for each of the n x n positions: product      sums M[position][channel block][filter] over the tiles
-        transform the sums to 3 x 3 taps                  partial sums of the share, or dw itself if there is one only
+        transform the sums to r x r taps                  partial sums of the share, or dw itself if there is one only
 
 Pieces own their partial sums. How many shares there are depends on the shape alone, and they are added in order by
 :func:`..weight_grad.add_shares`, whose layout the partial sums have: the same bits for any number of threads.
@@ -24,17 +24,18 @@ from ..product import ADD, FRESH, product, rows_read
 from ..simd import lanes_of, moved, pointer, unpacked
 from ..weight_grad import write_taps
 from ..work import claim
-from .algebra import TAPS
-from .transforms import GRAD, INPUT, TAP, line, make_tile_transform
+from .algebra import VARIANTS
+from .transforms import FILTER, INPUT, OUTPUT, line, make_tile_transform
 
 MR = tiling.MR
 
 
 @dataclass(frozen=True)
 class Blocking:
-    """Sizes of the nest: shares, FB filters and CB channels of a piece, and a block of tiles."""
+    """Sizes of the nest: r x r taps of m x m numbers of dy, shares, FB filters, CB channels, and a block of tiles."""
 
     m: int
+    r: int
     shares: int
     FB: int
     CB: int
@@ -57,7 +58,7 @@ class Blocking:
     @property
     def scratch(self) -> int:
         """Elements of scratch of a worker."""
-        return (self.m + TAPS - 1) ** 2 * (self.v_plane + self.d_plane + self.m_plane) + self.strip + self.lines
+        return (self.m + self.r - 1) ** 2 * (self.v_plane + self.d_plane + self.m_plane) + self.strip + self.lines
 
 
 WINOGRAD_GRAD = (
@@ -74,7 +75,7 @@ def partial_elements(g: Geometry, b: Blocking) -> int:
     if b.whole:
         return 0
     C, F = g.C // g.groups, g.F // g.groups
-    return b.shares * g.groups * -(-F // MR) * MR * -(-C // b.CB) * TAPS * b.line
+    return b.shares * g.groups * -(-F // MR) * MR * -(-C // b.CB) * b.r * b.line
 
 
 def launches(g: Geometry, values: dict[str, int | Address], b: Blocking) -> list[Launch]:
@@ -85,18 +86,18 @@ def launches(g: Geometry, values: dict[str, int | Address], b: Blocking) -> list
     values |= {"line": b.line, "filters": b.filters, "capacity": b.capacity, "strip_size": b.strip}
     values |= {"v_plane": b.v_plane, "d_plane": b.d_plane, "m_plane": b.m_plane, "gathered": 0, "apart": 1}
     pieces = b.shares * g.groups * -(-F // b.FB) * -(-C // b.CB)
-    summing = Launch(KERNELS[b.m], WINOGRAD_GRAD, values, pieces)
+    summing = Launch(KERNELS[b.m, b.r], WINOGRAD_GRAD, values, pieces)
     return [summing] if b.whole else [summing, weight_grad.adding(g, values)]
 
 
-def make_kernel(m):
-    """The kernel for tiles of m x m numbers of dy."""
-    n = m + TAPS - 1
-    transform_x = make_tile_transform(INPUT, m, n)
-    transform_dy = make_tile_transform(GRAD, m, m)
+def make_kernel(m, r):
+    """The kernel for tiles of m x m numbers of dy and r x r taps."""
+    n = m + r - 1
+    transform_x = make_tile_transform(INPUT, n, m, n)
+    transform_dy = make_tile_transform(FILTER, n, m, m)
 
     @helper
-    @named(m)
+    @named(m, r)
     def transform_taps(sums, plane, block_pitch, lines, f, c, out, step):
         """out[(kh * step_h + kw * step_w) + i] = the taps that the sums of filter f and channel c + i give.
 
@@ -105,12 +106,12 @@ def make_kernel(m):
         lanes = lanes_of(lines)
         source = moved(sums, c // lanes * block_pitch + f * lanes)
         for j in range(n):
-            line(TAP, m, moved(source, j * plane), n * plane, moved(lines, j * lanes), n * lanes)
-        for kh in range(TAPS):
-            line(TAP, m, moved(lines, kh * n * lanes), lanes, moved(out, kh * step[0]), step[1])
+            line(OUTPUT, n, r, moved(source, j * plane), n * plane, moved(lines, j * lanes), n * lanes)
+        for kh in range(r):
+            line(OUTPUT, n, r, moved(lines, kh * n * lanes), lanes, moved(out, kh * step[0]), step[1])
 
     @NestKernel
-    @named(m)
+    @named(m, r)
     def winograd_weight_grad(scratch, arguments, worker):
         """C and F are those of one group; a block is `images` x `rows` x `columns` tiles."""
         (
@@ -131,7 +132,7 @@ def make_kernel(m):
         h_blocks, w_blocks = (tile_rows + rows - 1) // rows, (tile_columns + columns - 1) // columns
         blocks = (N + images - 1) // images * h_blocks * w_blocks
         f_blocks, c_blocks = (F + FB - 1) // FB, (C + CB - 1) // CB
-        f_pitch = c_blocks * TAPS * line_size
+        f_pitch = c_blocks * r * line_size
         padded_F = (F + MR - 1) // MR * MR
         # Register tiles may read filters behind the last vector of them: 0, and not what was in old memory.
         for filters in (FB, F - (f_blocks - 1) * FB):
@@ -170,20 +171,20 @@ def make_kernel(m):
                         moved(M, position * m_plane), lanes, filter_pitch * lanes, FRESH if block == first else ADD, M,
                     )  # fmt: skip
             sums = moved(partial, (share * groups + group) * padded_F * f_pitch + f * f_pitch)
-            sums = moved(sums, c_block * TAPS * line_size)
+            sums = moved(sums, c_block * r * line_size)
             taps = moved(dw, (group * F + f) * w_f + c * w_c)
             # From the last channels to the first: what whole vectors write too much is written over by the next ones.
             for inner in range((channels - 1) // lanes * lanes, -1, -lanes):
-                for r in range(filters):
-                    out, step = moved(sums, r * f_pitch + inner), (line_size, channels)
+                for i in range(filters):
+                    out, step = moved(sums, i * f_pitch + inner), (line_size, channels)
                     if whole:
-                        out, step = strip, (TAPS * lanes, lanes)
-                    transform_taps(M, m_plane, filter_pitch * lanes, lines, r, inner, out, step)
+                        out, step = strip, (r * lanes, lanes)
+                    transform_taps(M, m_plane, filter_pitch * lanes, lines, i, inner, out, step)
                     if whole:
                         here = min(lanes, channels - inner)
-                        write_taps(moved(taps, r * w_f + inner * w_c), w_c, strip, TAPS**2, here)
+                        write_taps(moved(taps, i * w_f + inner * w_c), w_c, strip, r * r, here)
 
     return winograd_weight_grad
 
 
-KERNELS = {m: make_kernel(m) for m in (2, 4)}
+KERNELS = {(m, r): make_kernel(m, r) for m, r in VARIANTS}
