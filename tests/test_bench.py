@@ -319,9 +319,13 @@ def test_whole_run_of_ours_alone(monkeypatch, capsys, tmp_path, set_threads):
     monkeypatch.setattr(command, "compile_kernels", lambda dtype: "nothing compiled")
     monkeypatch.setattr(command.report, "footer", lambda packages: "a machine")
     monkeypatch.setattr(command.Peak, "check", lambda *arguments: None)
+    # It is for good, and tests of arrays of gigabytes that nobody touches would have them all in memory.
+    kept = []
+    monkeypatch.setattr(command, "keep_freed_memory", lambda: kept.append(True))
     arguments = ["--shape", "1,3,8,8,4,3,3", "--no-torch", "--rounds", "2", "--threads", "1", "--passes", "y", "db"]
     monkeypatch.setattr(sys, "argv", ["bench", *arguments, "--json", str(data), "--write"])
     command.main()
+    assert kept == [True]
     text = readme.read_text()
     assert text.startswith("before\n") and text.endswith("\nafter\n")
     assert "| 1 of 3>4@8 3x3/1 | y |" in text and "<details>" in text
