@@ -10,8 +10,6 @@ from .oracle import Taps
 
 # Every name that `algorithm=` takes beside "auto". Winograd alone makes no promise of exactness.
 ALGORITHMS = ("loops", "direct", "winograd")
-# The kernels that there are variants of Winograd's algorithm for; those of 3 x 3 have its name, and bound of rounding.
-WINOGRAD_TAPS = ((3, 3), (5, 5))
 EXACT_ALGORITHMS = tuple(name for name in ALGORITHMS if name != "winograd")
 LAYOUTS = ("NCHW", "NHWC", "HWCN")
 DTYPES = (np.float32, np.float64)
@@ -88,9 +86,18 @@ class Case:
 
     def supports(self, algorithm):
         """Whether `algorithm` can do this case at all; only Winograd is choosy."""
-        dense = (1, (1, 1))
-        winograd = (self.KH, self.KW) in WINOGRAD_TAPS and self.stride in dense and self.dilation in dense
-        return algorithm != "winograd" or winograd
+        stride, dilation = ((v, v) if isinstance(v, int) else v for v in (self.stride, self.dilation))
+        return algorithm != "winograd" or winograd_can((self.KH, self.KW), stride, dilation)
+
+    @property
+    def has_winograd(self):
+        """Whether users may name Winograd's algorithm, which then keeps its bound of rounding."""
+        return (self.KH, self.KW) == (3, 3) and all(v in (1, (1, 1)) for v in (self.stride, self.dilation))
+
+
+def winograd_can(kernel_size, stride, dilation):
+    """Whether there is a variant of Winograd's algorithm, which "auto" may take where it pays."""
+    return kernel_size in ((3, 3), (5, 5)) and stride == (1, 1) and math.prod(dilation) <= 16
 
 
 def in_layout(layout, N, C, H, W):
@@ -123,6 +130,10 @@ SHAPES = (
     Case("wide_kernel", 1, 2, 7, 9, 3, 2, 5, padding=(1, 2)),
     Case("even_kernel", 2, 3, 6, 6, 4, 2, 2, padding=1),
     Case("five", 1, 4, 9, 11, 5, 5, 5, padding=2),
+    Case("dilated", 2, 20, 11, 14, 18, 3, 3, padding=2, dilation=2),
+    Case("dilated_unevenly", 2, 7, 13, 17, 9, 3, 3, padding=((3, 0), (1, 4)), dilation=(3, 2)),
+    Case("dilated_far", 1, 18, 9, 21, 5, 3, 3, padding=(4, 5), dilation=(4, 4)),
+    Case("dilated_five", 2, 6, 15, 12, 17, 5, 5, padding=2, dilation=(2, 1)),
     Case("five_grouped", 3, 40, 7, 12, 36, 5, 5, padding=((2, 1), (0, 4)), groups=2),
     Case("seven_stride2", 1, 3, 15, 17, 7, 7, 7, stride=2, padding=3),
     Case("stride2", 2, 4, 8, 9, 5, 3, 3, stride=2, padding=1),
@@ -216,6 +227,7 @@ MEMORY = (
     Case("channels", 1, 37, 4, 5, 26, 3, 3, padding=1),
     Case("batch", 18, 3, 4, 5, 7, 3, 3),
     Case("five", 2, 17, 9, 12, 20, 5, 5, padding=2),
+    Case("dilated", 2, 18, 9, 11, 17, 3, 3, padding=2, dilation=2),
     Case("planes", 2, 9, 7, 20, 9, 3, 3, padding=1, groups=9),
     Case("whole_planes", 1, 16, 5, 9, 16, 3, 3, padding=1, groups=16),
 )

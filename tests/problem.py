@@ -11,7 +11,7 @@ import numbaconv
 from numbaconv.plan import winograd
 
 from . import oracle
-from .cases import WINOGRAD_TAPS, Case
+from .cases import Case, winograd_can
 
 UNIT_ROUNDOFF = {np.dtype(np.float32): 2.0**-24, np.dtype(np.float64): 2.0**-53}
 # Integers up to here are exact in the type.
@@ -103,11 +103,9 @@ class Problem:
 
 @contextmanager
 def every_variant_by_name():
-    """In here the name "winograd" does kernels of 5 x 5 too, of any extents: for users "auto" alone takes them so."""
+    """In here the name "winograd" does all that its kernels can, of any extents: more than its contract, for "auto"."""
     before = winograd.supports
-    winograd.supports = lambda kernel_size, stride, dilation: (
-        kernel_size in WINOGRAD_TAPS and stride == dilation == (1, 1)
-    )
+    winograd.supports = winograd_can
     try:
         yield
     finally:

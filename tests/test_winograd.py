@@ -164,6 +164,7 @@ ROUNDING = (
     Case("eight_channels", 2, 8, 20, 20, 40, 3, 3, padding=1),
     Case("deep", 1, 300, 14, 14, 70, 3, 3, padding=1),
     Case("map_2", 8, 64, 2, 2, 64, 3, 3, padding=1),
+    Case("map_4", 16, 64, 4, 4, 64, 3, 3, padding=1),
     Case("map_6", 4, 33, 6, 6, 65, 3, 3, padding=1),
     Case("map_7", 4, 80, 7, 7, 64, 3, 3, padding=1),
     Case("map_56", 1, 20, 56, 56, 24, 3, 3, padding=1),
@@ -188,20 +189,25 @@ def test_error_is_at_most_three_times_that_of_direct(case, layout, dtype, name):
     assert error["winograd"] < (1e-5 if dtype is np.float32 else 1e-5 * 2.0**-29)
 
 
-FIVE = (
-    Case("five_27", 1, 64, 27, 27, 96, 5, 5, padding=2),
+LARGER_KERNELS = (
+    Case("five_27", 1, 32, 27, 27, 48, 5, 5, padding=2),
     Case("five_map_8", 8, 32, 8, 8, 32, 5, 5, padding=2),
-    Case("five_deep", 4, 200, 14, 14, 24, 5, 5, padding=2),
-    Case("five_grouped", 3, 64, 15, 17, 96, 5, 5, padding=1, groups=2),
-    Case("five_few", 4, 16, 32, 32, 32, 5, 5),
+    Case("five_deep", 3, 200, 14, 14, 16, 5, 5, padding=2),
+    Case("five_grouped", 3, 32, 15, 17, 64, 5, 5, padding=1, groups=2),
+    Case("five_few", 4, 16, 24, 24, 24, 5, 5),
+    Case("five_dilated", 8, 32, 16, 16, 32, 5, 5, padding=4, dilation=2),
+    Case("dilated", 4, 48, 20, 21, 48, 3, 3, padding=2, dilation=2),
+    Case("dilated_map_8", 4, 64, 8, 8, 64, 3, 3, padding=2, dilation=2),
+    Case("dilated_far", 4, 48, 16, 32, 48, 3, 3, padding=4, dilation=4),
+    Case("dilated_rows", 2, 40, 24, 20, 32, 3, 3, padding=(3, 1), dilation=(3, 1)),
 )
 
 
 @each_winograd_pass
 @each_dtype
 @each_layout
-@pytest.mark.parametrize("case", FIVE, ids=str)
-def test_error_where_auto_takes_5x5(case, layout, dtype, name):
+@pytest.mark.parametrize("case", LARGER_KERNELS, ids=str)
+def test_error_where_auto_takes_what_has_no_name(case, layout, dtype, name):
     """In dw, where direct's sums in many short parts are the most exact ones there are, somewhat above 3 times that."""
     problem = Problem.normals(case, dtype, layout)
     how = {"layout": layout, "dtype": dtype, **case.options()}
@@ -219,24 +225,25 @@ def test_error_where_auto_takes_5x5(case, layout, dtype, name):
         Case("few_channels", 4, 8, 32, 32, 8, 5, 5, padding=2),
         Case("small_map", 32, 64, 5, 5, 64, 5, 5, padding=2),
         Case("mostly_padding", 32, 64, 6, 6, 64, 5, 5, padding=4),
-        Case("dilated", 4, 64, 20, 20, 64, 5, 5, dilation=2),
+        Case("dilated", 4, 64, 21, 21, 64, 5, 5, padding=4, dilation=4),
+        Case("dilated_far", 4, 64, 40, 40, 64, 3, 3, padding=8, dilation=8),
         Case("strided", 4, 64, 20, 20, 64, 5, 5, stride=2),
         Case("wide", 4, 64, 20, 20, 64, 3, 5),
     ),
     ids=str,
 )
-def test_auto_takes_direct_where_5x5_would_round_more(case):
+def test_auto_takes_direct_where_winograd_would_round_more_or_cannot(case):
     plans = numbaconv.explain(case.input_shape("NCHW"), case.weight_shape, **case.options()).plans
     assert {plan.algorithm for plan in plans} == {"direct"}
 
 
 @each_winograd_pass
 @each_layout
-@pytest.mark.parametrize("taps", (3, 5))
+@pytest.mark.parametrize(("taps", "dilation"), [(3, 1), (5, 1), (3, 2)])
 @pytest.mark.parametrize("value", (np.nan, np.inf), ids=str)
-def test_nonfinite_values_never_vanish(value, taps, layout, name):
+def test_nonfinite_values_never_vanish(value, taps, dilation, layout, name):
     """Wherever the exact result is not finite, so is this one; it may spread over its tile, and no further."""
-    case = Case("", 2, 9, 13, 14, 10, taps, taps, padding=taps // 2)
+    case = Case("", 2, 9, 13, 14, 10, taps, taps, padding=taps // 2 * dilation, dilation=dilation)
     problem = Problem.normals(case, np.float32, layout)
     for array in (problem.x, problem.dy):
         array[tuple(extent // 2 for extent in array.shape)] = value
@@ -250,7 +257,7 @@ def test_nonfinite_values_never_vanish(value, taps, layout, name):
         center = [extent // 2 for extent in result.shape]
         for axis, letter in enumerate(layout):
             if letter in "HW":
-                assert np.abs(reached[:, axis] - center[axis]).max() < 7
+                assert np.abs(reached[:, axis] - center[axis]).max() < 7 * dilation
             elif letter == "N":
                 assert (reached[:, axis] == center[axis]).all()
 
@@ -266,19 +273,19 @@ def test_variant_does_not_depend_on_the_batch(C, extent):
     assert all(name.startswith("F(") for name in variants.pop())
 
 
-def explain(N, C, extent, F, taps=3, **options):
+def explain(N, C, extent, F, taps=3, dilation=1, **options):
     with every_variant_by_name():
-        how = {"padding": taps // 2, "algorithm": "winograd", **options}
+        how = {"padding": taps // 2 * dilation, "dilation": dilation, "algorithm": "winograd", **options}
         return numbaconv.explain((N, C, extent, extent), (F, C, taps, taps), **how)
 
 
-@pytest.mark.parametrize("taps", (3, 5))
+@pytest.mark.parametrize(("taps", "dilation"), [(3, 1), (5, 1), (3, 2), (3, 4), (5, 4)])
 @pytest.mark.parametrize("dtype", (np.float32, np.float64))
 @pytest.mark.parametrize(("C", "F"), [(3, 64), (64, 64), (512, 512), (64, 2048), (2048, 64), (40, 1000)])
-def test_scratch_is_bounded(C, F, dtype, taps):
+def test_scratch_is_bounded(C, F, dtype, taps, dilation):
     """8 MiB for all workers together, whatever the extents are; partial dw in at most 8 shares, or half a MiB."""
-    how = {"taps": taps, "dtype": dtype}
-    small, large, huge = (explain(N, C, H, F, **how).plans for N, H in ((8, 28), (64, 112), (512, 448)))
+    how = {"taps": taps, "dilation": dilation, "dtype": dtype}
+    small, large, huge = (explain(N, C, H, F, **how).plans for N, H in ((8, 28), (64, 224), (512, 448)))
     for plan in (*small, *large, *huge):
         workers = min(plan.program.workers, numba.config.NUMBA_NUM_THREADS)
         assert workers >= 1

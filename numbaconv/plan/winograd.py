@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
@@ -38,19 +38,64 @@ def supports(kernel_size: tuple[int, int], stride: tuple[int, int], dilation: tu
 def applies(name: str, g: Geometry) -> bool:
     """Whether "auto" may choose it: square kernels that there are variants for, where these round well enough.
 
-    Kernels of 5 x 5 have no variant to fall back to on short sums and on maps that are border all over, where their
-    rounding is more than 3 times that of direct sums.
+    Taps may lie apart, as long as a block has room for the tiles in between. Kernels of 5 x 5 have no variant to fall
+    back to on short sums and on maps that are border all over, where their rounding is more than 3 times that of direct
+    sums.
     """
-    if g.stride != (1, 1) or g.dilation != (1, 1) or (g.KH, g.KW) not in {(r, r) for _, r in VARIANTS}:
+    kernels = {(r, r) for _, r in VARIANTS}
+    if g.stride != (1, 1) or prod(g.dilation) > MOST_BETWEEN or (g.KH, g.KW) not in kernels:
         return False
-    x, y, channels = (g.H, g.W), (g.OH, g.OW), {"forward": g.C, "input gradient": g.F}.get(name, min(g.C, g.F))
     if g.KH == 3:
         return True
-    if min(*x, *y) < LEAST_EXTENT or channels // g.groups < LEAST_CHANNELS:
+    s = Sums.of(name, g)
+    channels = min(s.C, s.F) if name == "weight gradient" else s.C
+    if min(s.H, s.W, s.OH, s.OW) < LEAST_EXTENT or channels < LEAST_CHANNELS or s.inside <= 0.5:
         return False
-    read, written = (y, x) if name == "input gradient" else (x, y)
-    inside = prod(min(1.0, a / b) for a, b in zip(read, written, strict=True))
-    return inside > 0.5 and (name != "weight gradient" or g.N * g.OH * g.OW >= LEAST_PIXELS)
+    return name != "weight gradient" or g.N * g.OH * g.OW >= LEAST_PIXELS
+
+
+@dataclass(frozen=True)
+class Sums:
+    """A pass of one group as sums over C channels, or in dw over pixels, for r x r taps that lie `dilation` apart.
+
+    Extents are those of every dilation-th pixel, which a tile sees: as many such maps lie into each other. Those of dx
+    are those of y with x and dy in each other's place.
+    """
+
+    r: int
+    N: int
+    C: int
+    F: int
+    H: int
+    W: int
+    OH: int
+    OW: int
+    dilation: tuple[int, int]
+
+    @classmethod
+    def of(cls, name: str, g: Geometry) -> Sums:
+        """The pass `name`."""
+        C, F, x, y = max(1, g.C // g.groups), g.F // g.groups, (g.H, g.W), (g.OH, g.OW)
+        if name == "input gradient":
+            C, F, x, y = F, C, y, x
+        return cls.over(g.KH, g.N, C, F, x, y, g.dilation)
+
+    @classmethod
+    def over(
+        cls, r: int, N: int, C: int, F: int, x: tuple[int, int], y: tuple[int, int], dilation: tuple[int, int]
+    ) -> Sums:
+        """From the extents of all pixels."""
+        H, W, OH, OW = (-(-extent // step) for pair in (x, y) for extent, step in zip(pair, dilation, strict=True))
+        return cls(r, max(1, N), C, F, H, W, OH, OW, dilation)
+
+    @property
+    def inside(self) -> float:
+        """The part of the map that is read, as far as it is no larger than the one that is written."""
+        return min(1.0, self.H / self.OH) * min(1.0, self.W / self.OW)
+
+    def tiles(self, m: int) -> tuple[int, int]:
+        """Rows and columns of tiles on one of the maps that lie into each other."""
+        return -(-self.OH // m), -(-self.OW // m)
 
 
 def variant(products: float, OH: int, OW: int, enough: int) -> int:
@@ -66,28 +111,30 @@ def variant(products: float, OH: int, OW: int, enough: int) -> int:
     return 4 if products >= enough and work(4) < work(2) else 2
 
 
-def forward_variant(r: int, C: int, H: int, W: int, OH: int, OW: int) -> int:
-    """Variant of y and, with F and the extents of dy and dx, of dx: by the channels of a sum.
+def forward_variant(s: Sums) -> int:
+    """Variant of y or dx: by the channels of a sum.
 
-    Sums at the border are shorter: what the padding adds counts for nothing, and maps of one tile are border all over.
+    Sums at the border are shorter: what the padding adds counts for nothing, and maps of one tile are border all over:
+    on those 64 channels, whose direct sums are cut in two, still have 3.3 times direct's rounding on 4 x 4 outputs.
     Where padding is half of what the taps meet, sums of any length have more than 3 times direct's rounding on 4 x 4
     outputs: a tile computes with all its positions, and fewer products come out.
     """
-    inside = min(1.0, H / OH) * min(1.0, W / OW)
-    if r > 3 or inside <= 0.5:
+    if s.r > 3 or s.inside <= 0.5:
         return 2
-    return variant(C * inside, OH, OW, 16 if min(OH, OW) > 4 else 32)
+    return variant(s.C * s.inside, s.OH, s.OW, 16 if min(s.OH, s.OW) > 4 else 65)
 
 
 def grad_variant(g: Geometry) -> int:
     """Variant of dw: by the pixels of a sum in one image; with few channels shares of the pixels are summed apart."""
-    few = min(g.C, g.F) // g.groups < 16
-    return 2 if few or g.KH > 3 else variant(g.OH * g.OW, g.OH, g.OW, 49)
+    s = Sums.of("weight gradient", g)
+    return 2 if min(g.C // g.groups, s.F) < 16 or s.r > 3 else variant(g.OH * g.OW, s.OH, s.OW, 49)
 
 
 # For 5 x 5 taps: extents of a map, channels of a sum, in dw both channels and filters, and pixels of a sum.
 LEAST_EXTENT, LEAST_CHANNELS, LEAST_PIXELS = 7, 16, 512
 
+# Tiles of a place where taps lie apart: of a dilation of 4 along both axes. They are all in one block.
+MOST_BETWEEN = 16
 # Tiles that dw sums before it adds them to the rest: longer sums have larger rounding errors.
 MOST_TILES = 64
 # Blocks of them that dw adds up one after the other, for the same reason: in shares of so many bytes at most.
@@ -108,37 +155,35 @@ TRANSFORMS = {3: 1.0, 5: 0.45}
 LAST = 0.75
 # In HWCN pixels are turned one by one.
 BATCH_LAST = 1.5
-# Direct: a multiply-add, and packing a vector of the panel or reading it from the strip, a share of the multiply-adds.
-DIRECT, PACKING, STRIP = 0.95, 1.5, 0.15
+# Direct: a multiply-add, and packing a vector of the panel or reading it from the strip, a share of the multiply-adds;
+# and how many times as long y and dx take where taps lie apart.
+DIRECT, PACKING, STRIP, APART = 0.95, 1.5, 0.15, 1.25
 
 
 def expected_ratio(name: str, g: Geometry, dtype: np.dtype, axes: Axes) -> float:
     """Winograd's time over that of the direct engine, as the constants above have it."""
     lanes = tiling.lanes(dtype.itemsize)
-    r, C, F = g.KH, max(1, g.C // g.groups), g.F // g.groups
-    H, W, OH, OW, N = g.H, g.W, g.OH, g.OW, max(1, g.N)
+    s = Sums.of(name, g)
+    r, C, F = s.r, s.C, s.F
     turning = {LAYOUTS["NHWC"]: LAST, LAYOUTS["HWCN"]: BATCH_LAST}.get(axes, 1.0) * TRANSFORMS[r]
-    if name == "input gradient":
-        C, F, H, W, OH, OW = F, C, OH, OW, g.H, g.W
     CV, FV = -(-C // lanes), -(-F // lanes)
-    pixels = N * OH * OW
+    pixels = s.N * prod((g.H, g.W) if name == "input gradient" else (g.OH, g.OW))
+    m = grad_variant(g) if name == "weight gradient" else forward_variant(s)
+    tiles = s.N * prod(s.dilation) * prod(s.tiles(m))
     if name == "weight gradient":
-        m = grad_variant(g)
         grad = block_weight_grad(g, dtype, axes, 1)
-        tiles = N * -(-OH // m) * -(-OW // m)
         work = tiles * round_up(F, 4) * (CV + FIRST_VECTOR)
         work += turning * INPUT * tiles * (CV * -(-F // grad.FB) + 0.7 * FV * -(-C // grad.CB))
         work += TRANSFORMS[r] * TAPS_COST * grad.shares * F * CV
         direct = DIRECT * pixels * F * -(-C * r // lanes) * r + 4 * pixels * (CV * -(-F // 128) + FV * -(-C // 64))
     else:
-        m = forward_variant(r, C, H, W, OH, OW)
-        b = _block(m, r, N, C, F, OH, OW, dtype, axes, 1)  # the same choice, and so the same bits, for all threads
-        tiles = N * -(-OH // m) * -(-OW // m)
-        blocks = tiles / (b.images * b.rows * b.columns)
+        b = _block(m, s, dtype, axes, 1)  # the same choice, and so the same bits, for all threads
+        blocks = s.N * prod(s.tiles(m)) / (b.images * b.rows * b.columns)
         work = _work_of_tiles(round_up(tiles, 4), C, CV, FV, -(-F // b.FB), turning)
         work += TRANSFORMS[r] * FILTERS * C * FV * (max(1, blocks) if C > b.KC else 1)
         rows = 2 if F == 1 else round_up(F, 4)
         direct = r**2 * pixels * C / lanes * (DIRECT * rows + min(PACKING, STRIP * rows))
+        direct *= APART if prod(s.dilation) > 1 else 1
     return (m + r - 1) ** 2 * work / direct
 
 
@@ -174,32 +219,32 @@ def _tile_block(N: int, rows: int, columns: int, most: int, batch_last: bool) ->
 
 def block_product(p: Product, dtype: np.dtype, axes: Axes, threads: int) -> forward.Blocking:
     """Blocks of y or dx."""
-    m = forward_variant(p.KH, p.C, p.H, p.W, p.OH, p.OW)
-    return _block(m, p.KH, p.N, p.C, p.F, p.OH, p.OW, dtype, axes, threads)
+    s = Sums.over(p.KH, p.N, p.C, p.F, (p.H, p.W), (p.OH, p.OW), p.dilation)
+    return _block(forward_variant(s), s, dtype, axes, threads)
 
 
-def _block(
-    m: int, r: int, N: int, C: int, F: int, OH: int, OW: int, dtype: np.dtype, axes: Axes, threads: int
-) -> forward.Blocking:
-    """Blocks of a problem of one group, for so many threads."""
+def _block(m: int, s: Sums, dtype: np.dtype, axes: Axes, threads: int) -> forward.Blocking:
+    """Blocks of y or dx, for so many threads."""
     lanes = tiling.lanes(dtype.itemsize)
-    n = m + r - 1
+    r, N, C, F = s.r, s.N, s.C, s.F
+    n, between, (tile_rows, tile_columns) = m + r - 1, prod(s.dilation), s.tiles(m)
     UB = even_blocks(F, FB_BYTES // dtype.itemsize, lanes)
     keeps = KC_BYTES // dtype.itemsize
     KC = round_up(max(1, C), lanes) if keeps >= C else even_blocks(C, KC_BLOCK_BYTES // dtype.itemsize, lanes)
     budget, room = (min(size, TOTAL_BYTES * 7 // 8 // threads) for size in (FORWARD_BYTES, FEW_BLOCKS_BYTES))
     most = max(2 * tiling.FILTERS_MR, (budget // dtype.itemsize // n**2 - UB * KC) // (UB + KC))
-    images, rows, columns = _tile_block(N, -(-OH // m), -(-OW // m), most, axes == LAYOUTS["HWCN"])
+    most = max(1, most // between)
+    images, rows, columns = _tile_block(N, tile_rows, tile_columns, most, axes == LAYOUTS["HWCN"])
     FB = UB
     if axes != LAYOUTS["HWCN"]:
-        parts = -(-OH // (m * rows)) * -(-OW // (m * columns))
+        parts = -(-tile_rows // rows) * -(-tile_columns // columns)
         CV, room = -(-C // lanes), room // dtype.itemsize // n**2
 
         def finished(block: tuple[int, int]) -> tuple[float, int, int]:
             """When the last thread is done with blocks of so many images and filters."""
             images, FB = block
             pieces, FV = parts * -(-N // images) * -(-F // FB), FB // lanes
-            work = _work_of_tiles(images * rows * columns, C, CV, FV, 1, TRANSFORMS[r])
+            work = _work_of_tiles(images * rows * columns * between, C, CV, FV, 1, TRANSFORMS[r])
             work += TRANSFORMS[r] * FILTERS * C * FV
             return -(-pieces // threads) * work * (1 if FB == UB else MORE_FILTERS), -FB, -images
 
@@ -210,11 +255,11 @@ def _block(
                 (few, size)
                 for few in {even_blocks(N, most) for most in range(1, images + 1)}
                 for size in sizes | {UB}
-                if size == UB or (size > UB and UB * KC + few * rows * columns * (KC + size) <= room)
+                if size == UB or (size > UB and UB * KC + few * rows * columns * between * (KC + size) <= room)
             ),
             key=finished,
         )
-    capacity = round_up(images * rows * columns, tiling.FILTERS_MR)
+    capacity = round_up(images * rows * columns * between, tiling.FILTERS_MR)
     stage = KC * r * r + r * n + 1  # vectors of filters on their way
     return forward.Blocking(
         m=m,
@@ -229,9 +274,14 @@ def _block(
         u_plane=_odd(UB // lanes * KC, lanes),
         v_plane=_odd(KC // lanes * capacity, lanes),
         m_plane=_odd(FB // lanes * capacity, lanes),
-        strip=max(images * (rows * m + r - 1) * (columns * m + r - 1) + 1, stage) * lanes,
-        lines=n * (columns * m + r - 1) * lanes + lanes,
+        strip=max(images * strip_pixels(m, s, rows, columns) + 1, stage) * lanes,
+        lines=n * (columns * m + r - 1) * s.dilation[1] * lanes + lanes,
     )
+
+
+def strip_pixels(m: int, s: Sums, rows: int, columns: int) -> int:
+    """Pixels of an image that so many places for tiles see."""
+    return prod(step * (tiles * m + s.r - 1) for step, tiles in zip(s.dilation, (rows, columns), strict=True))
 
 
 def block_weight_grad(
@@ -239,17 +289,17 @@ def block_weight_grad(
 ) -> weight_grad.Blocking:
     """Blocks of dw for so many threads; `whole` if it may be written without partial sums."""
     lanes = tiling.lanes(dtype.itemsize)
-    N, C, F = max(1, g.N), max(1, g.C // g.groups), g.F // g.groups
-    m, r = grad_variant(g), g.KH
-    n = m + r - 1
+    s = Sums.of("weight gradient", g)
+    m, r, N, C, F = grad_variant(g), s.r, s.N, s.C, s.F
+    n, between, (tile_rows, tile_columns) = m + r - 1, prod(s.dilation), s.tiles(m)
     FB = even_blocks(F, FB_BYTES // dtype.itemsize, lanes)
     CB = even_blocks(C, FB_BYTES // dtype.itemsize, lanes)
     most = max(4, min(MOST_TILES, (GRAD_BYTES // dtype.itemsize // n**2 - FB * CB) // (FB + CB)))
-    tile_rows, tile_columns = -(-g.OH // m), -(-g.OW // m)
+    most = max(1, most // between)
     images, rows, columns = _tile_block(N, tile_rows, tile_columns, most, axes == LAYOUTS["HWCN"])
     blocks = -(-N // images) * -(-tile_rows // rows) * -(-tile_columns // columns)
     filters = _odd(-(-round_up(FB, tiling.FILTERS_MR) // lanes), lanes)
-    capacity = images * rows * columns
+    capacity = images * rows * columns * between
     pieces = g.groups * -(-F // FB) * -(-C // CB)
     size = g.groups * round_up(F, weight_grad.MR) * -(-C // CB) * r * r * CB * dtype.itemsize
     many = min(-(-blocks // SHARE_BLOCKS), MOST_PIECES, SHARES_BYTES // max(1, size))
@@ -272,8 +322,8 @@ def block_weight_grad(
             v_plane=_odd(CB // lanes * capacity, lanes),
             d_plane=_odd(filters // lanes * capacity, lanes),
             m_plane=_odd(CB // lanes * filters, lanes),
-            strip=(images * (rows * m + r - 1) * (columns * m + r - 1) + 1) * lanes,
-            lines=n * (columns * m + r - 1) * lanes + lanes,
+            strip=(images * strip_pixels(m, s, rows, columns) + 1) * lanes,
+            lines=n * (columns * m + r - 1) * s.dilation[1] * lanes + lanes,
         )
 
     b = blocking(CB)

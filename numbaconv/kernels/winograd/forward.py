@@ -39,7 +39,8 @@ class Blocking:
     images: int
     rows: int
     columns: int
-    #: Tiles of a block, rounded up to whole register tiles.
+    #: Tiles of a block, rounded up to whole register tiles. Where taps lie apart, there are as many at each row and
+    #: column of a block as pixels from one tap to the next: their pixels are those between.
     capacity: int
     #: Filters that are transformed at a time.
     UB: int
@@ -59,8 +60,8 @@ class Blocking:
 WINOGRAD = (
     "record", "x", "x_n", "x_c", "x_h", "x_w", "H", "W", "weight", "w_group", "w_row", "w_channel", "w_kh", "w_kw",
     "bias", "bias_f", "y", "y_n", "y_f", "y_h", "y_w", "N", "OH", "OW", "groups", "C", "F", "offset_h", "offset_w",
-    "KC", "FB", "UB", "images", "rows", "columns", "capacity", "u_plane", "v_plane", "m_plane", "strip_size",
-    "accumulate", "scratch_size",
+    "dilation_h", "dilation_w", "KC", "FB", "UB", "images", "rows", "columns", "capacity", "u_plane", "v_plane",
+    "m_plane", "strip_size", "accumulate", "scratch_size",
 )  # fmt: skip
 WINOGRAD_COUNT = len(WINOGRAD)
 
@@ -71,7 +72,8 @@ def launch(p: Product, b: Blocking) -> Launch:
     values |= {"images": b.images, "rows": b.rows, "columns": b.columns}
     values |= {"capacity": b.capacity, "u_plane": b.u_plane, "v_plane": b.v_plane, "m_plane": b.m_plane}
     values |= {"strip_size": b.strip}
-    steps = (p.N, b.images), (p.OH, b.rows * b.m), (p.OW, b.columns * b.m), (p.F, b.FB)
+    down, right = (b.m * step for step in p.dilation)
+    steps = (p.N, b.images), (p.OH, b.rows * down), (p.OW, b.columns * right), (p.F, b.FB)
     pieces = p.groups * prod(-(-extent // step) for extent, step in steps)
     return Launch(KERNELS[b.m, b.r], WINOGRAD, values, pieces)
 
@@ -90,8 +92,8 @@ def make_kernel(m, r):
         (
             _, x_address, x_n, x_c, x_h, x_w, H, W, weight_address, w_group, w_row, w_channel, w_kh, w_kw,
             bias_address, bias_f, y_address, y_n, y_f, y_h, y_w, N, OH, OW, groups, C, F, offset_h, offset_w,
-            KC, FB, UB, images, rows, columns, capacity, u_plane, v_plane, m_plane, strip_size, accumulate,
-            scratch_size,
+            dilation_h, dilation_w, KC, FB, UB, images, rows, columns, capacity, u_plane, v_plane, m_plane, strip_size,
+            accumulate, scratch_size,
         ) = unpacked(arguments, WINOGRAD_COUNT)  # fmt: skip
         x, weight = pointer(x_address, scratch), pointer(weight_address, scratch)
         y, bias = pointer(y_address, scratch), pointer(bias_address, scratch)
@@ -101,7 +103,9 @@ def make_kernel(m, r):
         M = moved(V, n * n * v_plane)
         strip = moved(M, n * n * m_plane)
         lines = moved(strip, strip_size)
-        tile_rows, tile_columns = (OH + m - 1) // m, (OW + m - 1) // m
+        # From the outputs of a tile to those of the next one that no others lie between.
+        down, right = m * dilation_h, m * dilation_w
+        tile_rows, tile_columns = (OH + down - 1) // down, (OW + right - 1) // right
         h_blocks, w_blocks = (tile_rows + rows - 1) // rows, (tile_columns + columns - 1) // columns
         blocks = (N + images - 1) // images * h_blocks * w_blocks
         f_blocks = (F + FB - 1) // FB
@@ -119,13 +123,14 @@ def make_kernel(m, r):
             top, left = h_block * rows, w_block * columns
             height, width = min(rows, tile_rows - top), min(columns, tile_columns - left)
             f += group * F
-            tiles = here * height * width
+            tiles = here * height * width * dilation_h * dilation_w
             for c in range(0, max(C, 1), KC):
                 channels = min(KC, C - c)
                 transform_tiles(
                     V, v_plane, lanes, capacity * lanes, strip, lines,
                     moved(x, image * x_n + (group * C + c) * x_c), x_n, x_c, x_h, x_w, H, W,
-                    here, height, width, channels, top * m + offset_h, left * m + offset_w,
+                    here, height, width, channels, top * down + offset_h, left * right + offset_w,
+                    dilation_h, dilation_w,
                 )  # fmt: skip
                 for position in range(n * n):
                     # Register tiles read a few tiles behind the last one: 0, and not what was in old memory.
@@ -153,7 +158,7 @@ def make_kernel(m, r):
             transform_output(
                 M, m_plane, capacity * lanes, strip, lines, (moved(bias, f * bias_f), bias_f, bias_address != 0),
                 moved(y, image * y_n + f * y_f), y_n, y_f, y_h, y_w, OH, OW, here, height, width, filters,
-                top * m, left * m, accumulate,
+                top * down, left * right, dilation_h, dilation_w, accumulate,
             )  # fmt: skip
 
     return winograd_forward

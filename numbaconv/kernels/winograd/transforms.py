@@ -124,21 +124,24 @@ def line(typingctx, kind, n, size, source, step, destination, destination_step):
 
 
 def make_tile_transform(kind, n, m, size):
-    """Transform of all tiles of size x size, at n x n positions, that begin m apart."""
+    """Transform of all tiles of size x size, at n x n positions, that begin m apart; or m times the dilation, and
+    then those that begin at the pixels between two of a tile.
+    """
 
     @helper
     @named(kind, n, m, size)
     def transform_tiles(
         destination, plane, tile_pitch, block_pitch, strip, lines, x, x_n, x_c, x_h, x_w, H, W,
-        images, rows, columns, channels, top, left,
+        images, rows, columns, channels, top, left, step_h, step_w,
     ):  # fmt: skip
         """destination[(i, j) * plane + c // lanes * block_pitch + tile * tile_pitch + c % lanes] = element (i, j).
 
-        Of `rows` x `columns` tiles of each image, the first at (top, left); tiles count (image, row, column).
-        `strip` has room for their pixels and `lines` for n rows of them, in vectors.
+        Of `rows` x `columns` times step_h x step_w tiles of each image, whose pixels are (step_h, step_w) apart, the
+        first at (top, left); tiles count (image, row, row of a step, column, column of a step). `strip` has room for
+        their pixels and `lines` for n rows of them, in vectors.
         """
         lanes = lanes_of(strip)
-        height, width = (rows - 1) * m + size, (columns - 1) * m + size
+        height, width = ((rows - 1) * m + size) * step_h, ((columns - 1) * m + size) * step_w
         for c in range(0, channels, lanes):
             if channels - c < lanes:  # numbers out of old memory may be subnormal, and slow
                 clear(strip, images * height * width * lanes)
@@ -147,19 +150,31 @@ def make_tile_transform(kind, n, m, size):
                 min(lanes, channels - c), top, left,
             )  # fmt: skip
             tile = moved(destination, c // lanes * block_pitch)
-            for row in range(images * rows):
-                image, inside = divmod(row, rows)
-                pixels = moved(strip, (image * height + inside * m) * width * lanes)
+            for row in range(images * rows * step_h):
+                image, v = first_of_tile(row, rows, m, step_h)
+                pixels = moved(strip, (image * height + v) * width * lanes)
                 # Down the columns first: neighbours share what they have of those.
                 for u in range(width):
-                    line(kind, n, size, moved(pixels, u * lanes), width * lanes, moved(lines, u * lanes), width * lanes)
-                for column in range(columns):
+                    column_of = moved(pixels, u * lanes)
+                    line(kind, n, size, column_of, step_h * width * lanes, moved(lines, u * lanes), width * lanes)
+                for column in range(columns * step_w):
+                    _, u = first_of_tile(column, columns, m, step_w)
                     for i in range(n):
-                        across = moved(lines, (i * width + column * m) * lanes)
-                        line(kind, n, size, across, lanes, moved(tile, i * n * plane), plane)
+                        across = moved(lines, (i * width + u) * lanes)
+                        line(kind, n, size, across, step_w * lanes, moved(tile, i * n * plane), plane)
                     tile = moved(tile, tile_pitch)
 
     return transform_tiles
+
+
+@helper
+def first_of_tile(index, tiles, m, step):
+    """(image, first row) of a row of tiles, `tiles` times `step` of which an image has; or of columns likewise."""
+    image, place = divmod(index, tiles * step)
+    if step == 1:
+        return image, place * m
+    tile, between = divmod(place, step)
+    return image, tile * m * step + between
 
 
 def make_filter_transform(n, r):
@@ -228,27 +243,30 @@ def make_output_transform(n, m):
     @named(n, m)
     def transform_output(
         sums, plane, block_pitch, strip, lines, bias, y, y_n, y_f, y_h, y_w, OH, OW, images, rows, columns, filters,
-        top, left, accumulate,
+        top, left, step_h, step_w, accumulate,
     ):  # fmt: skip
-        """y (+)= the outputs of `rows` x `columns` tiles of each image, the first at (top, left), plus bias.
+        """y (+)= the outputs of tiles as in :func:`make_tile_transform`, the first at (top, left), plus bias.
 
         The sums of filter f and a tile are at (i, j) * plane + f // lanes * block_pitch + tile * lanes + f % lanes.
         `bias` is (pointer, step, whether).
         """
         lanes = lanes_of(strip)
         values, bias_step, biased = bias
-        width = columns * m
-        image_pixels = rows * m * width * lanes
+        height, width = rows * m * step_h, columns * m * step_w
+        image_pixels = height * width * lanes
         for f in range(0, filters, lanes):
             count = min(lanes, filters - f)
             block = moved(sums, f // lanes * block_pitch)
-            for row in range(images * rows):
-                for column in range(columns):
+            for row in range(images * rows * step_h):
+                image, v = first_of_tile(row, rows, m, step_h)
+                for column in range(columns * step_w):
+                    _, u = first_of_tile(column, columns, m, step_w)
                     for j in range(n):
                         line(OUTPUT, n, m, moved(block, j * plane), n * plane, moved(lines, j * lanes), n * lanes)
-                    out = moved(strip, (row * width + column) * m * lanes)
+                    out = moved(strip, ((image * height + v) * width + u) * lanes)
                     for k in range(m):
-                        line(OUTPUT, n, m, moved(lines, k * n * lanes), lanes, moved(out, k * width * lanes), lanes)
+                        across = moved(lines, k * n * lanes)
+                        line(OUTPUT, n, m, across, lanes, moved(out, k * step_h * width * lanes), step_w * lanes)
                     block = moved(block, lanes)
             if biased:
                 for i in range(count):
@@ -258,7 +276,7 @@ def make_output_transform(n, m):
                     vector_store(strip, i, vector_add(vector_load(strip, i), value))
             unpack_pixels(
                 strip, lanes, image_pixels, width, moved(y, f * y_f + top * y_h + left * y_w), y_n, y_f, y_h, y_w,
-                images, min(rows * m, OH - top), min(width, OW - left), count, accumulate,
+                images, min(height, OH - top), min(width, OW - left), count, accumulate,
             )  # fmt: skip
 
     return transform_output

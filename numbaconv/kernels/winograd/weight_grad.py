@@ -63,7 +63,8 @@ class Blocking:
 
 WINOGRAD_GRAD = (
     "record", "x", "x_n", "x_c", "x_h", "x_w", "H", "W", "dy", "y_n", "y_f", "y_h", "y_w", "partial",
-    "dw", "w_f", "w_c", "whole", "N", "OH", "OW", "groups", "C", "F", "offset_h", "offset_w", "shares", "FB", "CB",
+    "dw", "w_f", "w_c", "whole", "N", "OH", "OW", "groups", "C", "F", "offset_h", "offset_w",
+    "dilation_h", "dilation_w", "shares", "FB", "CB",
     "images", "rows", "columns", "line", "filters", "capacity", "v_plane", "d_plane", "m_plane", "strip_size",
     "scratch_size",
 )  # fmt: skip
@@ -116,7 +117,8 @@ def make_kernel(m, r):
         """C and F are those of one group; a block is `images` x `rows` x `columns` tiles."""
         (
             _, x_address, x_n, x_c, x_h, x_w, H, W, dy_address, y_n, y_f, y_h, y_w, partial_address,
-            dw_address, w_f, w_c, whole, N, OH, OW, groups, C, F, offset_h, offset_w, shares, FB, CB,
+            dw_address, w_f, w_c, whole, N, OH, OW, groups, C, F, offset_h, offset_w,
+            dilation_h, dilation_w, shares, FB, CB,
             images, rows, columns, line_size, filter_pitch, capacity, v_plane, d_plane, m_plane, strip_size,
             scratch_size,
         ) = unpacked(arguments, WINOGRAD_GRAD_COUNT)  # fmt: skip
@@ -128,7 +130,8 @@ def make_kernel(m, r):
         M = moved(D, n * n * d_plane)
         strip = moved(M, n * n * m_plane)
         lines = moved(strip, strip_size)
-        tile_rows, tile_columns = (OH + m - 1) // m, (OW + m - 1) // m
+        down, right = m * dilation_h, m * dilation_w
+        tile_rows, tile_columns = (OH + down - 1) // down, (OW + right - 1) // right
         h_blocks, w_blocks = (tile_rows + rows - 1) // rows, (tile_columns + columns - 1) // columns
         blocks = (N + images - 1) // images * h_blocks * w_blocks
         f_blocks, c_blocks = (F + FB - 1) // FB, (C + CB - 1) // CB
@@ -156,13 +159,15 @@ def make_kernel(m, r):
                 height, width = min(rows, tile_rows - top), min(columns, tile_columns - left)
                 transform_x(
                     V, v_plane, lanes, capacity * lanes, strip, lines, moved(x, image * x_n + (group * C + c) * x_c),
-                    x_n, x_c, x_h, x_w, H, W, here, height, width, channels, top * m + offset_h, left * m + offset_w,
+                    x_n, x_c, x_h, x_w, H, W, here, height, width, channels, top * down + offset_h,
+                    left * right + offset_w, dilation_h, dilation_w,
                 )  # fmt: skip
                 transform_dy(
                     D, d_plane, filter_pitch, lanes, strip, lines, moved(dy, image * y_n + (group * F + f) * y_f),
-                    y_n, y_f, y_h, y_w, OH, OW, here, height, width, filters, top * m, left * m,
+                    y_n, y_f, y_h, y_w, OH, OW, here, height, width, filters, top * down, left * right,
+                    dilation_h, dilation_w,
                 )  # fmt: skip
-                tiles = here * height * width
+                tiles = here * height * width * dilation_h * dilation_w
                 for position in range(n * n):
                     product(
                         filters, (channels + lanes - 1) // lanes, tiles, capacity,
