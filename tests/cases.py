@@ -97,7 +97,7 @@ class Case:
 
 def winograd_can(kernel_size, stride, dilation):
     """Whether there is a variant of Winograd's algorithm, which "auto" may take where it pays."""
-    return kernel_size in ((3, 3), (5, 5)) and stride == (1, 1) and math.prod(dilation) <= 16
+    return kernel_size in ((3, 3), (4, 4), (5, 5)) and stride == (1, 1) and math.prod(dilation) <= 16
 
 
 def in_layout(layout, N, C, H, W):
@@ -133,6 +133,7 @@ SHAPES = (
     Case("dilated", 2, 20, 11, 14, 18, 3, 3, padding=2, dilation=2),
     Case("dilated_unevenly", 2, 7, 13, 17, 9, 3, 3, padding=((3, 0), (1, 4)), dilation=(3, 2)),
     Case("dilated_far", 1, 18, 9, 21, 5, 3, 3, padding=(4, 5), dilation=(4, 4)),
+    Case("four", 2, 18, 8, 10, 7, 4, 4, padding=((1, 2), (2, 1))),
     Case("dilated_five", 2, 6, 15, 12, 17, 5, 5, padding=2, dilation=(2, 1)),
     Case("five_grouped", 3, 40, 7, 12, 36, 5, 5, padding=((2, 1), (0, 4)), groups=2),
     Case("seven_stride2", 1, 3, 15, 17, 7, 7, 7, stride=2, padding=3),

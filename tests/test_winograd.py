@@ -195,6 +195,8 @@ LARGER_KERNELS = (
     Case("five_deep", 3, 200, 14, 14, 16, 5, 5, padding=2),
     Case("five_grouped", 3, 32, 15, 17, 64, 5, 5, padding=1, groups=2),
     Case("five_few", 4, 16, 24, 24, 24, 5, 5),
+    Case("four", 4, 40, 18, 17, 40, 4, 4, padding=((1, 2), (1, 2))),
+    Case("four_small", 8, 16, 12, 12, 32, 4, 4, padding=1),
     Case("five_dilated", 8, 32, 16, 16, 32, 5, 5, padding=4, dilation=2),
     Case("dilated", 4, 48, 20, 21, 48, 3, 3, padding=2, dilation=2),
     Case("dilated_map_8", 4, 64, 8, 8, 64, 3, 3, padding=2, dilation=2),
@@ -239,7 +241,7 @@ def test_auto_takes_direct_where_winograd_would_round_more_or_cannot(case):
 
 @each_winograd_pass
 @each_layout
-@pytest.mark.parametrize(("taps", "dilation"), [(3, 1), (5, 1), (3, 2)])
+@pytest.mark.parametrize(("taps", "dilation"), [(3, 1), (4, 1), (5, 1), (3, 2)])
 @pytest.mark.parametrize("value", (np.nan, np.inf), ids=str)
 def test_nonfinite_values_never_vanish(value, taps, dilation, layout, name):
     """Wherever the exact result is not finite, so is this one; it may spread over its tile, and no further."""
@@ -279,7 +281,7 @@ def explain(N, C, extent, F, taps=3, dilation=1, **options):
         return numbaconv.explain((N, C, extent, extent), (F, C, taps, taps), **how)
 
 
-@pytest.mark.parametrize(("taps", "dilation"), [(3, 1), (5, 1), (3, 2), (3, 4), (5, 4)])
+@pytest.mark.parametrize(("taps", "dilation"), [(3, 1), (4, 1), (5, 1), (3, 2), (3, 4), (5, 4)])
 @pytest.mark.parametrize("dtype", (np.float32, np.float64))
 @pytest.mark.parametrize(("C", "F"), [(3, 64), (64, 64), (512, 512), (64, 2048), (2048, 64), (40, 1000)])
 def test_scratch_is_bounded(C, F, dtype, taps, dilation):

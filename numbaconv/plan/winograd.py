@@ -38,9 +38,9 @@ def supports(kernel_size: tuple[int, int], stride: tuple[int, int], dilation: tu
 def applies(name: str, g: Geometry) -> bool:
     """Whether "auto" may choose it: square kernels that there are variants for, where these round well enough.
 
-    Taps may lie apart, as long as a block has room for the tiles in between. Kernels of 5 x 5 have no variant to fall
-    back to on short sums and on maps that are border all over, where their rounding is more than 3 times that of direct
-    sums.
+    Taps may lie apart, as long as a block has room for the tiles in between. Kernels of 4 x 4 and 5 x 5 have no variant
+    to fall back to on short sums and on maps that are border all over, where their rounding is more than 3 times that
+    of direct sums.
     """
     kernels = {(r, r) for _, r in VARIANTS}
     if g.stride != (1, 1) or prod(g.dilation) > MOST_BETWEEN or (g.KH, g.KW) not in kernels:
@@ -54,11 +54,15 @@ def applies(name: str, g: Geometry) -> bool:
     return name != "weight gradient" or g.N * g.OH * g.OW >= LEAST_PIXELS
 
 
+# Outputs of a tile along each axis for kernels that have one variant, of 6 points.
+ONLY = {r: m for m, r in VARIANTS if r != 3}
+
+
 @dataclass(frozen=True)
 class Sums:
     """A pass of one group as sums over C channels, or in dw over pixels, for r x r taps that lie `dilation` apart.
 
-    Extents are those of every dilation-th pixel, which a tile sees: as many such maps lie into each other. Those of dx
+    Extents are those of every dilation-th pixel, which a tile sees: as many such maps interleave. Those of dx
     are those of y with x and dy in each other's place.
     """
 
@@ -94,7 +98,7 @@ class Sums:
         return min(1.0, self.H / self.OH) * min(1.0, self.W / self.OW)
 
     def tiles(self, m: int) -> tuple[int, int]:
-        """Rows and columns of tiles on one of the maps that lie into each other."""
+        """Rows and columns of tiles on one of the maps that interleave."""
         return -(-self.OH // m), -(-self.OW // m)
 
 
@@ -119,7 +123,9 @@ def forward_variant(s: Sums) -> int:
     Where padding is half of what the taps meet, sums of any length have more than 3 times direct's rounding on 4 x 4
     outputs: a tile computes with all its positions, and fewer products come out.
     """
-    if s.r > 3 or s.inside <= 0.5:
+    if s.r != 3:
+        return ONLY[s.r]
+    if s.inside <= 0.5:
         return 2
     return variant(s.C * s.inside, s.OH, s.OW, 16 if min(s.OH, s.OW) > 4 else 65)
 
@@ -127,10 +133,12 @@ def forward_variant(s: Sums) -> int:
 def grad_variant(g: Geometry) -> int:
     """Variant of dw: by the pixels of a sum in one image; with few channels shares of the pixels are summed apart."""
     s = Sums.of("weight gradient", g)
-    return 2 if min(g.C // g.groups, s.F) < 16 or s.r > 3 else variant(g.OH * g.OW, s.OH, s.OW, 49)
+    if s.r != 3:
+        return ONLY[s.r]
+    return 2 if min(g.C // g.groups, s.F) < 16 else variant(g.OH * g.OW, s.OH, s.OW, 49)
 
 
-# For 5 x 5 taps: extents of a map, channels of a sum, in dw both channels and filters, and pixels of a sum.
+# For 4 x 4 and 5 x 5 taps: extents of a map, channels of a sum, in dw both channels and filters, and pixels of a sum.
 LEAST_EXTENT, LEAST_CHANNELS, LEAST_PIXELS = 7, 16, 512
 
 # Tiles of a place where taps lie apart: of a dilation of 4 along both axes. They are all in one block.
@@ -149,8 +157,8 @@ IMAGES = 16
 FIRST_VECTOR = 0.6
 # Transforms, for each of the n x n vectors of a tile (of 16 or 36): packing included, NCHW.
 INPUT, FILTERS, OUTPUT, TAPS_COST = 11.5, 9.0, 11.0, 10.5
-# By the taps along an axis: tiles for 5 bring 2 x 2 pixels and outputs in place of 4 x 4, on as many vectors.
-TRANSFORMS = {3: 1.0, 5: 0.45}
+# By the taps along an axis: tiles for 5 bring 2 x 2 pixels and outputs, and for 4 3 x 3, on as many vectors as 4 x 4.
+TRANSFORMS = {3: 1.0, 4: 0.7, 5: 0.45}
 # In channels-last layouts there is nothing to turn.
 LAST = 0.75
 # In HWCN pixels are turned one by one.
