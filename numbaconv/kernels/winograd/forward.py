@@ -16,6 +16,7 @@ channels, whoever claims the piece: the same bits for any number of threads.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from math import prod
 
 from ..jit import named
@@ -24,7 +25,6 @@ from ..problem import Product
 from ..product import ADD, FRESH, product, rows_read
 from ..simd import lanes_of, moved, pointer, unpacked, vector_store, vector_zero
 from ..work import claim
-from .algebra import VARIANTS
 from .transforms import INPUT, make_filter_transform, make_output_transform, make_tile_transform
 
 
@@ -75,11 +75,12 @@ def launch(p: Product, b: Blocking) -> Launch:
     down, right = (b.m * step for step in p.dilation)
     steps = (p.N, b.images), (p.OH, b.rows * down), (p.OW, b.columns * right), (p.F, b.FB)
     pieces = p.groups * prod(-(-extent // step) for extent, step in steps)
-    return Launch(KERNELS[b.m, b.r], WINOGRAD, values, pieces)
+    return Launch(kernel(b.m, b.r), WINOGRAD, values, pieces)
 
 
-def make_kernel(m, r):
-    """The kernel for tiles of m x m outputs and r x r taps."""
+@cache
+def kernel(m, r):
+    """The kernel for tiles of m x m outputs and r x r taps, made when it is first asked for: all take a while."""
     n = m + r - 1
     transform_tiles = make_tile_transform(INPUT, n, m, n)
     transform_filters = make_filter_transform(n, r)
@@ -162,6 +163,3 @@ def make_kernel(m, r):
             )  # fmt: skip
 
     return winograd_forward
-
-
-KERNELS = {(m, r): make_kernel(m, r) for m, r in VARIANTS}

@@ -14,6 +14,7 @@ Pieces own their partial sums. How many shares there are depends on the shape al
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 from ...geometry import Geometry
 from .. import tiling, weight_grad
@@ -24,7 +25,6 @@ from ..product import ADD, FRESH, product, rows_read
 from ..simd import lanes_of, moved, pointer, unpacked
 from ..weight_grad import write_taps
 from ..work import claim
-from .algebra import VARIANTS
 from .transforms import FILTER, INPUT, OUTPUT, line, make_tile_transform
 
 MR = tiling.MR
@@ -87,12 +87,13 @@ def launches(g: Geometry, values: dict[str, int | Address], b: Blocking) -> list
     values |= {"line": b.line, "filters": b.filters, "capacity": b.capacity, "strip_size": b.strip}
     values |= {"v_plane": b.v_plane, "d_plane": b.d_plane, "m_plane": b.m_plane, "gathered": 0, "apart": 1}
     pieces = b.shares * g.groups * -(-F // b.FB) * -(-C // b.CB)
-    summing = Launch(KERNELS[b.m, b.r], WINOGRAD_GRAD, values, pieces)
+    summing = Launch(kernel(b.m, b.r), WINOGRAD_GRAD, values, pieces)
     return [summing] if b.whole else [summing, weight_grad.adding(g, values)]
 
 
-def make_kernel(m, r):
-    """The kernel for tiles of m x m numbers of dy and r x r taps."""
+@cache
+def kernel(m, r):
+    """The kernel for tiles of m x m numbers of dy and r x r taps, made when it is first asked for."""
     n = m + r - 1
     transform_x = make_tile_transform(INPUT, n, m, n)
     transform_dy = make_tile_transform(FILTER, n, m, m)
@@ -190,6 +191,3 @@ def make_kernel(m, r):
                         write_taps(moved(taps, i * w_f + inner * w_c), w_c, strip, r * r, here)
 
     return winograd_weight_grad
-
-
-KERNELS = {(m, r): make_kernel(m, r) for m, r in VARIANTS}
