@@ -25,10 +25,11 @@ def plan_pass(plan: Plan, y: Strides, start: int, w: Strides, x: Strides) -> Pla
     lanes, line = tiling.lanes(dtype.itemsize), 64 // dtype.itemsize
     C, F, taps = g.C // g.groups, g.F // g.groups, g.KH * g.KW
     nothing = min(g.N, C, F, g.H, g.W, g.OH, g.OW, taps) == 0
-    # Sums of sums have less rounding than the bound of Winograd's, 3 times direct's, has room for.
-    small = winograd.applies("input gradient", g)
     nhwc, hwcn = plan.axes == LAYOUTS["NHWC"], plan.axes == LAYOUTS["HWCN"]
-    if plan.algorithm != "direct" or nothing or small or hwcn:
+    if plan.algorithm != "direct" or nothing or hwcn:
+        return None
+    # Sums of sums have less rounding than the bound of Winograd's, 3 times direct's, has room for.
+    if winograd.bounds("input gradient", g, dtype, plan.axes):
         return None
     height = max((g.OH - 1) * g.stride[0] + (g.KH - 1) * g.dilation[0] + 1, g.padding[0] + g.H)
     width = max((g.OW - 1) * g.stride[1] + (g.KW - 1) * g.dilation[1] + 1, g.padding[2] + g.W)

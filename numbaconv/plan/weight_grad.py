@@ -202,7 +202,7 @@ def _best_vector(
     axes: Axes,
 ) -> str:
     """Which index is expected to be best in the vector: for new arrays, as other ones have to get their bits."""
-    by_winograd = winograd.applies("weight gradient", g)
+    by_winograd = winograd.bounds("weight gradient", g, dtype, axes)
     if by_winograd and g.N * g.OH * g.OW < LEAST_PIXELS:
         return "channels"
     if _better_swapped(p, axes, dtype.itemsize):

@@ -54,8 +54,19 @@ def applies(name: str, g: Geometry) -> bool:
     return name != "weight gradient" or g.N * g.OH * g.OW >= LEAST_PIXELS
 
 
+LARGE_BATCH = 64
 # Outputs of a tile along each axis for kernels that have one variant, of 6 points.
 ONLY = {r: m for m, r in VARIANTS if r != 3}
+
+
+def bounds(name: str, g: Geometry, dtype: np.dtype, axes: Axes) -> bool:
+    """Whether direct sums leave room for the bound of Winograd's rounding: where it has a name, or "auto" takes it.
+
+    Of a large batch: the sums of an image are the same in any.
+    """
+    named = supports((g.KH, g.KW), g.stride, g.dilation)
+    g = replace(g, N=LARGE_BATCH)
+    return named or (applies(name, g) and expected_ratio(name, g, dtype, axes) < 1)
 
 
 @dataclass(frozen=True)
