@@ -28,6 +28,14 @@ FEW_BLOCKS_BYTES, MORE_FILTERS = 15 << 17, 1.05
 FB_BYTES = 64 * 4
 # Channels whose transformed filters a worker keeps for all its tiles; above, blocks of channels in turns.
 KC_BYTES, KC_BLOCK_BYTES = 64 * 4, 32 * 4
+# Tiles that interleave where taps lie apart: of a dilation of 4 along both axes. They are all in one block.
+MOST_BETWEEN = 16
+# Outputs of a tile along each axis for kernels of r x r that have one variant, with 6 points.
+ONLY = {r: m for m, r in VARIANTS if r != 3}
+# For those: extents of a map, channels of a sum, in dw both channels and filters, and pixels of a sum.
+LEAST_EXTENT, LEAST_CHANNELS, LEAST_PIXELS = 7, 16, 512
+# Images of a batch that says what "auto" would take, where the batch itself may change nothing.
+LARGE_BATCH = 64
 
 
 def supports(kernel_size: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int]) -> bool:
@@ -54,15 +62,10 @@ def applies(name: str, g: Geometry) -> bool:
     return name != "weight gradient" or g.N * g.OH * g.OW >= LEAST_PIXELS
 
 
-LARGE_BATCH = 64
-# Outputs of a tile along each axis for kernels that have one variant, of 6 points.
-ONLY = {r: m for m, r in VARIANTS if r != 3}
-
-
 def bounds(name: str, g: Geometry, dtype: np.dtype, axes: Axes) -> bool:
     """Whether direct sums leave room for the bound of Winograd's rounding: where it has a name, or "auto" takes it.
 
-    Of a large batch: the sums of an image are the same in any.
+    In a large batch, as the bits of an image in y and dx are the same in any.
     """
     named = supports((g.KH, g.KW), g.stride, g.dilation)
     g = replace(g, N=LARGE_BATCH)
@@ -73,8 +76,8 @@ def bounds(name: str, g: Geometry, dtype: np.dtype, axes: Axes) -> bool:
 class Sums:
     """A pass of one group as sums over C channels, or in dw over pixels, for r x r taps that lie `dilation` apart.
 
-    Extents are those of every dilation-th pixel, which a tile sees: as many such maps interleave. Those of dx
-    are those of y with x and dy in each other's place.
+    Extents are those of every dilation-th pixel, which a tile sees: as many such maps interleave. dx is y with x and
+    dy in each other's place.
     """
 
     r: int
@@ -149,11 +152,6 @@ def grad_variant(g: Geometry) -> int:
     return 2 if min(g.C // g.groups, s.F) < 16 else variant(g.OH * g.OW, s.OH, s.OW, 49)
 
 
-# For 4 x 4 and 5 x 5 taps: extents of a map, channels of a sum, in dw both channels and filters, and pixels of a sum.
-LEAST_EXTENT, LEAST_CHANNELS, LEAST_PIXELS = 7, 16, 512
-
-# Tiles of a place where taps lie apart: of a dilation of 4 along both axes. They are all in one block.
-MOST_BETWEEN = 16
 # Tiles that dw sums before it adds them to the rest: longer sums have larger rounding errors.
 MOST_TILES = 64
 # Blocks of them that dw adds up one after the other, for the same reason: in shares of so many bytes at most.
