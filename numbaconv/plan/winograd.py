@@ -277,6 +277,7 @@ def _block(m: int, s: Sums, dtype: np.dtype, axes: Axes, threads: int) -> forwar
             key=finished,
         )
     capacity = round_up(images * rows * columns * between, tiling.FILTERS_MR)
+    height, width = strip_extents(m, s, rows, columns)
     stage = KC * r * r + r * n + 1  # vectors of filters on their way
     return forward.Blocking(
         m=m,
@@ -291,14 +292,15 @@ def _block(m: int, s: Sums, dtype: np.dtype, axes: Axes, threads: int) -> forwar
         u_plane=_odd(UB // lanes * KC, lanes),
         v_plane=_odd(KC // lanes * capacity, lanes),
         m_plane=_odd(FB // lanes * capacity, lanes),
-        strip=max(images * strip_pixels(m, s, rows, columns) + 1, stage) * lanes,
-        lines=n * (columns * m + r - 1) * s.dilation[1] * lanes + lanes,
+        strip=max(images * height * width + 1, stage) * lanes,
+        lines=(n * width + 1) * lanes,
     )
 
 
-def strip_pixels(m: int, s: Sums, rows: int, columns: int) -> int:
-    """Pixels of an image that so many places for tiles see."""
-    return prod(step * (tiles * m + s.r - 1) for step, tiles in zip(s.dilation, (rows, columns), strict=True))
+def strip_extents(m: int, s: Sums, rows: int, columns: int) -> tuple[int, int]:
+    """Rows and columns of pixels that so many rows and columns of tiles see on all maps that interleave."""
+    down, right = s.dilation
+    return down * (rows * m + s.r - 1), right * (columns * m + s.r - 1)
 
 
 def block_weight_grad(
@@ -314,6 +316,7 @@ def block_weight_grad(
     most = max(4, min(MOST_TILES, (GRAD_BYTES // dtype.itemsize // n**2 - FB * CB) // (FB + CB)))
     most = max(1, most // between)
     images, rows, columns = _tile_block(N, tile_rows, tile_columns, most, axes == LAYOUTS["HWCN"])
+    height, width = strip_extents(m, s, rows, columns)
     blocks = -(-N // images) * -(-tile_rows // rows) * -(-tile_columns // columns)
     filters = _odd(-(-round_up(FB, tiling.FILTERS_MR) // lanes), lanes)
     capacity = images * rows * columns * between
@@ -339,8 +342,8 @@ def block_weight_grad(
             v_plane=_odd(CB // lanes * capacity, lanes),
             d_plane=_odd(filters // lanes * capacity, lanes),
             m_plane=_odd(CB // lanes * filters, lanes),
-            strip=(images * strip_pixels(m, s, rows, columns) + 1) * lanes,
-            lines=n * (columns * m + r - 1) * s.dilation[1] * lanes + lanes,
+            strip=(images * height * width + 1) * lanes,
+            lines=(n * width + 1) * lanes,
         )
 
     b = blocking(CB)

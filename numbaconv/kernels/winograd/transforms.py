@@ -171,7 +171,7 @@ def make_tile_transform(kind, n, m, size):
 def first_of_tile(index, tiles, m, step):
     """(image, first row) of a row of tiles, `tiles` times `step` of which an image has; or of columns likewise."""
     image, place = divmod(index, tiles * step)
-    if step == 1:
+    if step == 1:  # most kernels, and a division takes as long as a line
         return image, place * m
     tile, between = divmod(place, step)
     return image, tile * m * step + between
