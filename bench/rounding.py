@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 import numbaconv
-from bench import report
+from bench import report, shapes, sides
 from numbaconv import calls
 from numbaconv.plan import plan_forward, winograd
 
@@ -110,36 +110,20 @@ def weight_grad_errors(extent: int) -> Errors:
 
 def five_errors(extent: int, torch: bool) -> dict[str, Errors]:
     """Errors of 5x5 kernels by pass: the direct sum's, auto's, which is Winograd's there, and PyTorch's."""
-    x, weight, dy = normals((N, WIDTH, extent, extent), (WIDTH, WIDTH, 5, 5), (N, WIDTH, extent, extent))
+    layer = shapes.parse_shape(f"{N},{WIDTH},{extent},{extent},{WIDTH},5,5,1,2")
+    arrays = sides.make_arrays(layer, np.dtype(np.float32))
+    wide = {name: array.astype(np.float64) for name, array in arrays.items()}
+    exact = sides.numbaconv_side("exact", layer, wide, "NCHW", DIRECT)
+    rounded = [sides.numbaconv_side(name, layer, arrays, "NCHW", name) for name in (DIRECT, "auto")]
+    rounded += [sides.torch_side(layer, arrays, "NCHW")] if torch else []
 
-    def passes(x: np.ndarray, weight: np.ndarray, dy: np.ndarray, algorithm: str) -> list[np.ndarray]:
-        how = {"padding": 2, "algorithm": algorithm}
-        return [
-            numbaconv.conv2d(x, weight, **how),
-            numbaconv.conv2d_input_grad(dy, weight, x.shape, **how),
-            numbaconv.conv2d_weight_grad(x, dy, 5, **how),
-        ]
+    def result(side: sides.Side, name: str) -> np.ndarray:
+        return side.to_nchw(name, side.passes[name]())
 
-    exact = passes(*(array.astype(np.float64) for array in (x, weight, dy)), DIRECT)
-    results = {name: passes(x, weight, dy, name) for name in (DIRECT, "auto")}
-    if torch:
-        results[PYTORCH] = torch_passes(x, weight, dy)
     return {
-        name: {side: rms(values[i], exact[i]) for side, values in results.items()}
-        for i, name in enumerate(("y", "dx", "dw"))
+        name: {side.name: rms(result(side, name), result(exact, name)) for side in rounded}
+        for name in ("y", "dx", "dw")
     }
-
-
-def torch_passes(x: np.ndarray, weight: np.ndarray, dy: np.ndarray) -> list[np.ndarray]:
-    """PyTorch's y, dx and dw of 5x5 kernels."""
-    import torch
-
-    images, kernels, grads = map(torch.from_numpy, (x, weight, dy))
-    with torch.no_grad():
-        y = torch.conv2d(images, kernels, padding=2)
-        geometry = ((1, 1), (2, 2), (1, 1), False, (0, 0), 1)
-        backward = torch.ops.aten.convolution_backward(grads, images, kernels, None, *geometry, (True, True, False))
-    return [result.numpy() for result in (y, *backward[:2])]
 
 
 # -- the picture and the tables ----------------------------------------------------------------------
