@@ -28,10 +28,10 @@ from math import prod
 from . import tiling
 from .jit import helper, inner
 from .launch import Address, Launch, NestKernel
-from .packing import clear
 from .pixels import pack_pixels, unpack_pixels
 from .problem import Product
 from .product import ADD, BIASED, CONTINUE, FRESH, product, rows_read
+from .rows import clear
 from .simd import (
     lanes_of,
     load,

@@ -21,8 +21,8 @@ from ..geometry import Geometry
 from .depthwise_taps import fill_places, pack_group_taps, pack_taps, place_elements, sum_columns, taps_of, turn_groups
 from .jit import helper, named
 from .launch import Address, Launch, NestKernel
-from .packing import clear, inside
 from .pixels import pack_pixels, unpack_pixels
+from .rows import clear, inside
 from .simd import (
     integers,
     lanes_of,

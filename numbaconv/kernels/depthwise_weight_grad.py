@@ -9,8 +9,8 @@ from .depthwise import SHAPE_COUNT, depthwise_kernel
 from .depthwise_taps import place_elements
 from .jit import helper, named
 from .launch import NestKernel
-from .packing import clear
 from .pixels import pack_pixels
+from .rows import clear
 from .simd import (
     integers,
     lanes_of,

@@ -26,8 +26,9 @@ from . import tiling
 from .gemm import FRESH, multiply_panel
 from .jit import helper
 from .launch import Address, Launch, NestKernel
-from .packing import clear, pack_strip, unpack_sums
+from .packing import pack_strip, unpack_sums
 from .problem import Product
+from .rows import clear
 from .simd import (
     integers,
     lanes_of,

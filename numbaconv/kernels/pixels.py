@@ -5,7 +5,7 @@ What layout, padding and strides an activation has ends here, as it does in :mod
 
 from . import tiling
 from .jit import helper
-from .packing import clear, copy_few, copy_rows, copy_run, inside, pack_rows, write_run
+from .rows import clear, copy_few, copy_rows, copy_run, inside, pack_rows, write_run
 from .simd import (
     lanes_of,
     load,

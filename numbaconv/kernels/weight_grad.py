@@ -30,8 +30,8 @@ from . import tiling
 from .gemm import ADD, FRESH, multiply_panels
 from .jit import helper
 from .launch import Address, Launch, NestKernel
-from .packing import write_run
 from .pixels import pack_output_grad, pack_pixels
+from .rows import write_run
 from .simd import (
     integers,
     lanes_of,
@@ -52,8 +52,9 @@ from .turning import transpose_block
 from .work import claim
 
 MR = tiling.MR
-# Filters whose shares are added as one piece of work.
-ROWS = 16
+# Filters whose shares are added as one piece of work, and how many of them ahead their sums are asked for: they are far
+# apart, and the core does not look for them.
+ROWS, ROWS_AHEAD = 16, 2
 
 
 @dataclass(frozen=True)
@@ -338,7 +339,7 @@ def add_shares(scratch, arguments, worker):
                     apart, along = divmod(kw, together)
                     place = ((c_block * KH + kh) * taps_apart + apart) * line + along * width + inner
                     source = moved(sums, r * f_pitch + (tap * C + c if gathered else place))
-                    prefetch(source, 2 * f_pitch)  # rows are far apart, and the core does not look for them
+                    prefetch(source, ROWS_AHEAD * f_pitch)
                     add_up(moved(stage, tap * lanes), source, shares, share_pitch, count)
                 if taps == 1:
                     write_run(out, w_c, stage, count, accumulate)

@@ -25,9 +25,9 @@ from . import tiling
 from .gemm import vectors_of_tile
 from .jit import helper, named
 from .launch import Address, Launch, NestKernel
-from .packing import clear
 from .pixels import pack_pixels
 from .problem import Product
+from .rows import clear
 from .simd import integers, lanes_of, moved, pointer, store_integer, unpacked, vector_store, vector_zero
 from .tiles import tile_add, tile_multiply_add, tile_store, tile_zero, walked
 from .weight_grad_pixels import adding

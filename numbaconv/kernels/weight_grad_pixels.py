@@ -26,8 +26,9 @@ from dataclasses import dataclass
 from . import tiling
 from .jit import helper
 from .launch import Address, Launch, NestKernel
-from .packing import clear, pack_strip, place_of_tap, write_run
+from .packing import pack_strip, place_of_tap
 from .problem import Product
+from .rows import clear, write_run
 from .simd import (
     integers,
     lanes_of,

@@ -8,8 +8,8 @@ from math import prod
 from . import tiling
 from .jit import helper
 from .launch import Address, Launch, NestKernel
-from .packing import AHEAD, copy_few, pack_rows, prefetch_run
 from .problem import Product
+from .rows import AHEAD, copy_few, pack_rows, prefetch_run
 from .simd import integers, lanes_of, load_integer, moved, pointer, store_integer, unpacked
 from .turning import turn_rows, turn_rows_to
 from .work import claim

@@ -15,8 +15,8 @@ from numba.extending import intrinsic
 
 from ..emit import Vector, emit_load, emit_multiply_add, emit_store, vector_of
 from ..jit import helper, named
-from ..packing import AHEAD, clear, prefetch_run
 from ..pixels import pack_pixels, unpack_pixels
+from ..rows import AHEAD, clear, prefetch_run
 from ..simd import (
     lanes_of,
     load,

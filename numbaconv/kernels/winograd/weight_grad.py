@@ -20,8 +20,8 @@ from ...geometry import Geometry
 from .. import tiling, weight_grad
 from ..jit import helper, named
 from ..launch import Address, Launch, NestKernel
-from ..packing import clear
 from ..product import ADD, FRESH, product, rows_read
+from ..rows import clear
 from ..simd import lanes_of, moved, pointer, unpacked
 from ..weight_grad import write_taps
 from ..work import claim
