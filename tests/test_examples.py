@@ -43,7 +43,7 @@ def same_bits(a, b):
 
 
 def test_needs_no_optional_package():
-    assert run_python(WITHOUT_OPTIONAL).strip() == "3"
+    assert run_python(WITHOUT_OPTIONAL).strip() == "4"
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 28, 28), (1, 1, 1), (2, 5, 17), (1, 33, 4)])
@@ -161,13 +161,30 @@ def test_prediction_does_not_depend_on_the_batch():
     np.testing.assert_array_equal(digits.predict(layers, x, 7), digits.predict(layers, x))
 
 
+@pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28)])
+def test_winograd_computes_most_of_it(shape):
+    """Else training with "auto" and with "direct" would compare direct sums with themselves."""
+    layers = digits.network(shape, 10)
+    x = np.ones((32, *shape), np.float32)
+    plans = [
+        plan
+        for layer, inputs in zip(layers, digits.forward(layers, x)[1], strict=True)
+        for plan in layer.explain(inputs.shape).plans
+    ]
+    operations = dict.fromkeys(("winograd", "direct", "loops"), 0)
+    for plan in plans:
+        operations[plan.algorithm] += plan.geometry.flops
+    assert operations["winograd"] > operations["direct"] + operations["loops"]
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["auto", "direct"])
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_handwritten_digits(seed):
-    """At least 98% of the test images, as the command trains by default."""
+def test_handwritten_digits(seed, algorithm):
+    """At least 98% of the test images, as the command trains by default, and without Winograd's algorithm."""
     pytest.importorskip("sklearn")
     images = load("digits")
-    layers, velocity = digits.network(images.shape, 10, seed=seed), {}
+    layers, velocity = digits.network(images.shape, 10, seed=seed, algorithm=algorithm), {}
     for epoch in range(1, 41):
         for _ in digits.train_epoch(layers, velocity, images.x_train, images.y_train, epoch, seed=seed):
             pass

@@ -11,13 +11,19 @@ from numbaconv import Conv2D
 
 
 def network(input_shape, classes, *, seed=0, dtype=np.float32, algorithm="auto"):
-    """Return the layers for images of shape (C, H, W); a ReLU follows each of them but the last."""
+    """Return the layers for images of shape (C, H, W); a ReLU follows each of them but the last.
+
+    The one at stride 1 behind the first at stride 2 has most of the products: Winograd's algorithm computes it by
+    default.
+    """
     C, H, W = input_shape
     options = {"dtype": dtype, "algorithm": algorithm, "rng": np.random.default_rng(seed)}
     layers = [Conv2D(C, 16, 3, padding="same", **options)]
     while max(H, W) > 4:
         layers.append(Conv2D(layers[-1].out_channels, 64, 3, stride=2, padding="same", **options))
         H, W = -(-H // 2), -(-W // 2)
+        if len(layers) == 2:
+            layers.append(Conv2D(64, 64, 3, padding="same", **options))
     return [*layers, Conv2D(layers[-1].out_channels, classes, (H, W), **options)]
 
 
