@@ -25,8 +25,9 @@ outputs; and :mod:`.weight_grad` has it with pixels as the index that is summed,
 :mod:`.winograd` computes kernels of 3 x 3 to 5 x 5 at stride 1, dilated ones too, with fewer products.
 
 :mod:`.simd` and :mod:`.tiles` are the instructions, each with its scalar meaning, and :mod:`.emit` is how LLVM spells
-them; :mod:`.rows` copies stretches of memory and :mod:`.turning` transposes blocks. :mod:`.launch` starts kernels, :mod:`.work` deals their pieces out
-to workers, :mod:`.turn` says who may start threads, :mod:`.jit` compiles them and :mod:`.code_cache` keeps them.
+them; :mod:`.rows` copies stretches of memory and :mod:`.turning` transposes blocks. :mod:`.launch` starts kernels,
+:mod:`.work` deals their pieces out to workers, :mod:`.turn` says who may start threads, :mod:`.jit` compiles them and
+:mod:`.code_cache` keeps them.
 
 Every kernel takes activations as four extents in the order N, C, H, W with any strides (a layout is a
 transposed view), a weight (F, C / groups, KH, KW) with any strides (a turned kernel is a view too), and
