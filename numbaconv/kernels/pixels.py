@@ -82,8 +82,8 @@ def pack_pixels(strip, pitch, x, x_n, x_c, x_h, x_w, H, W, images, rows, columns
         elif x_w == 1 and x_c != 1:
             transpose_rows(out, pitch, source, x_c, x_h, height, width, line - width * pitch, channels)
         elif x_w == 2 and x_c != 1:
-            for v in range(height):
-                for c in range(0, channels, lanes):
+            for c in range(0, channels, lanes):
+                for v in range(height):
                     for u in range(0, width, lanes // 2):
                         transpose_every_second(
                             moved(out, v * line + u * pitch + c), pitch, moved(source, v * x_h + c * x_c + 2 * u), x_c,
