@@ -219,7 +219,7 @@ def _plan_products(plan: Plan, products: list[Product]) -> Plan:
     plan_it = direct.plan_products
     if plan.algorithm == "winograd":
         plan_it = winograd.plan_products
-    elif all(channels_last.fits(plan.name, plan.axes, p, plan.dtype) for p in products):
+    elif all(channels_last.fits(plan.axes, p, plan.dtype) for p in products):
         plan_it = channels_last.plan_products
     return plan_it(plan, products)
 

@@ -31,17 +31,17 @@ TURNED, CLEARLY = 0.3, 1.2
 DEPTH_BYTES = 192 * 4
 
 
-def fits(name: str, axes: Axes, p: Product, dtype: np.dtype) -> bool:
-    """Whether filters go to the vector, from the pass, the layout and the shape alone.
+def fits(axes: Axes, p: Product, dtype: np.dtype) -> bool:
+    """Whether filters go to the vector, from the layout and the shape alone.
 
     In NHWC where those of a group fill three quarters of their vectors, or where a 1 x 1 kernel reads x where it lies.
-    Not where columns of taps lie apart and each is a short product, of few channels or of few pixels, nor in the
-    forward pass where rows of register tiles are much longer than rows of outputs.
+    Not where columns of taps lie apart and each is a short product, of few channels or of few pixels, nor where rows of
+    register tiles are much longer than rows of outputs.
     In NCHW where few channels at a stride beyond 2 are brought side by side faster than their columns are sorted by
     phase (3>64@224 11x11/4: 144 against 130 GF/s) and filters fill three quarters of their tiles. And where few
     channels have rows that fill register tiles better than they do vectors (6>16@14 5x5: 29% faster).
     """
-    lanes = tiling.lanes(dtype.itemsize)
+    lanes, p = tiling.lanes(dtype.itemsize), upright(p)
     if axes == LAYOUTS["NHWC"]:
         enough = (4 if p.groups == 1 else 2) * p.F >= lanes
         if p.KW > 1 and p.dilation[1] != 1 and min(p.C, p.OW) <= lanes:
@@ -49,10 +49,10 @@ def fits(name: str, axes: Axes, p: Product, dtype: np.dtype) -> bool:
         once = enough and p.KH == p.KW == 1 and p.stride == (1, 1)
         # More pixels of a row than direct's copies for each tap would cost.
         most = MORE_PIXELS * p.OW * (1 + COPY_COST / p.F)
-        if name == "forward" and not _joined(p) and _pixels_of_row(p, p.OW) > most:
+        if not _joined(p) and _pixels_of_row(p, p.OW) > most:
             return False
         return once or 4 * p.F >= 3 * round_up(p.F, lanes)
-    if axes == LAYOUTS["NCHW"] and _short_rows(upright(p), lanes):
+    if axes == LAYOUTS["NCHW"] and _short_rows(p, lanes):
         return True
     few = axes == LAYOUTS["NCHW"] and p.C <= MERGED and min(p.stride) > 2
     return few and 4 * p.F >= 3 * round_up(p.F, tiling.FILTERS_VECTORS * lanes)
