@@ -50,6 +50,17 @@ def test_float32_against_float64(algorithm, case, layout, name):
     assert_within_bound(problem.run(name, algorithm), problem.expected(name), problem, name)
 
 
+@each_layout
+@pytest.mark.parametrize("name", PASSES[:2])
+def test_long_sums_are_cut(layout, name):
+    """4608 products added in order would have an error of 1.1e-6."""
+    C, F = (512, 48) if name == PASSES[0] else (48, 512)
+    problem = Problem.normals(Case("long", 1, C, 18, 18, F, 3, 3, padding=1), np.float32, layout)
+    exact = problem.expected(name)
+    error = np.sqrt(np.mean((problem.run(name, "direct") - exact) ** 2) / np.mean(exact**2))
+    assert error < 8e-7
+
+
 @each_exact_pass
 @each_layout
 @each_dtype

@@ -46,7 +46,9 @@ from .turning import transpose_block
 from .work import claim
 
 MR = tiling.FILTERS_MR
-DEPTH = tiling.DEPTH
+# Products of a sum that are added in order. Those beyond them are added as sums of KC of their own: with half as many
+# in order, Winograd's algorithm would have 3 times the rounding of 2048>64 3x3.
+IN_ORDER = 2 * tiling.DEPTH
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,7 @@ def channels_last(scratch, arguments, worker):
         if by_rows:
             lines_of_sums, sum_rows, sum_pixels, count = depth_n * height, height, rows_read(width), width
         apart = 1 if dilation_w == 1 else KW  # how many stretches a row of taps is
-        fresh = True
+        summed = 0
         for c in range(0, max(C, 1), CB):
             channels = min(CB, C - c)
             line = row_pixels * stride_w * channels
@@ -224,17 +226,17 @@ def channels_last(scratch, arguments, worker):
                     i, kw = divmod(t, apart)
                     top = moved(strip, base + i * row_step + kw * dilation_w * channels)
                     for k in range(0, stretch, KC):
-                        # Long sums are summed apart.
-                        mode = start if fresh else ADD if k == 0 and stretch >= DEPTH else CONTINUE
+                        deep = min(KC, stretch - k)
+                        mode = mode_of(start, summed)
                         for v in range(lines_of_sums):
                             image, h = divmod(v, height)
                             product(
-                                count, vectors, min(KC, stretch - k), KC,
+                                count, vectors, deep, KC,
                                 moved(top, (image * strip_rows + h) * line + k), stride_w * channels, 0, 1,
                                 moved(b, k * lanes), b_block, moved(sums, v * sum_pixels * pitch), pitch, lanes, mode,
                                 stage,
                             )  # fmt: skip
-                        fresh = False
+                        summed += deep
                     b = moved(b, stretch * lanes)
         if flat or joined:
             sum_rows, sum_pixels = height, width
@@ -261,12 +263,20 @@ def multiply_pixels(
         rows = whole if done == 0 else rows_read(count - whole)
         first = min(done, count - rows)
         for k in range(0, max(depth, 1), KC):
+            deep = min(KC, depth - k)
             product(
-                rows, vectors, min(KC, depth - k), max(width, 1), moved(a, first * a_row + k * a_step), a_row, a_block,
-                a_step, moved(b, k * lanes), b_block, moved(c, first * c_row), c_row, lanes,
-                start if k == 0 else CONTINUE, bias,
+                rows, vectors, deep, max(width, 1), moved(a, first * a_row + k * a_step), a_row, a_block, a_step,
+                moved(b, k * lanes), b_block, moved(c, first * c_row), c_row, lanes, mode_of(start, k), bias,
             )  # fmt: skip
         done = first + rows
+
+
+@helper
+def mode_of(start, summed):
+    """How further products join so many that are summed already."""
+    if summed == 0:
+        return start
+    return CONTINUE if summed < IN_ORDER else ADD
 
 
 PACK_VECTORS = (
