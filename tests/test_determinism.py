@@ -95,6 +95,21 @@ def test_image_alone_or_in_a_batch(algorithm, case, layout, dtype, name):
         assert_same_bits(np.take(result, image, axis), np.take(batch, image, axis))
 
 
+@pytest.mark.parametrize("name", ("conv2d", "conv2d_input_grad"))
+@each_layout
+def test_images_that_lie_apart(layout, name):
+    """One image is a run of pixels, two with others between them are none: the sums of many channels are cut alike."""
+    C, F = (1500, 48) if name == "conv2d" else (48, 1500)
+    problem = Problem.normals(Case("apart", 3, C, 8, 24, F, 1, 1), np.float32, layout)
+    axis = layout.index("N")
+
+    def part(images):
+        place = tuple(images if i == axis else slice(None) for i in range(4))
+        return replace(problem, x=problem.x[place], dy=problem.dy[place]).run(name, "direct")
+
+    assert_same_bits(np.take(part(slice(0, 3, 2)), [0], axis), part(slice(0, 1)))
+
+
 DIGESTS = """
 import hashlib, numba
 import numpy as np
