@@ -80,7 +80,6 @@ def block(p: Product, dtype: np.dtype, threads: int) -> channels_last.Blocking:
 
     images = rows = 1
     CB, deepest = p.C, DEPTH_BYTES // dtype.itemsize
-    KC = even_blocks(p.KW * CB, deepest)
     if flat:
         pixels = p.N * p.OH * p.OW
         wanted = -(-pixels // -(-pieces_of_output(threads) // shares))
@@ -94,7 +93,8 @@ def block(p: Product, dtype: np.dtype, threads: int) -> channels_last.Blocking:
             # sum.
             CB = even_blocks(p.C, max(CB * room // strip(at_most, rows, columns), LONG_ROW), lanes)
             if p.pointwise:  # cut as it is where pixels of all images are one run, as a batch of one has them
-                CB = max(KC, CB // KC * KC)
+                in_one_run = even_blocks(p.C, deepest)
+                CB = max(in_one_run, CB // in_one_run * in_one_run)
         while columns > 1 and strip(1, 1, columns) > room:
             rows, columns = 1, -(-columns // 2)
         while rows > 1 and strip(1, rows, columns) > room:
@@ -106,8 +106,7 @@ def block(p: Product, dtype: np.dtype, threads: int) -> channels_last.Blocking:
             images = -(-images // 2)
         while shares * p.N * -(-p.OH // rows) * -(-p.OW // columns) < pieces_of_output(threads) and rows > 4:
             rows = -(-rows // 2)
-    if not p.pointwise:
-        KC = even_blocks(p.KW * CB, deepest)
+    KC = even_blocks(p.KW * CB, deepest)
     if joined and not flat:
         KC = max(1, p.KH * p.KW * p.C)
     pitch = (-(-MC // line) | 1) * line
