@@ -112,6 +112,17 @@ def every_variant_by_name():
         winograd.supports = before
 
 
+def rms(error, exact):
+    return float(np.sqrt(np.mean(np.square(error)) / np.mean(np.square(exact))))
+
+
+def errors_of(problem, name, *algorithms):
+    """The relative RMS error of a pass by each algorithm, against the oracle in a wider type."""
+    wide = np.longdouble if problem.x.dtype == np.float64 else np.float64
+    exact = problem.astype(wide).evaluate(oracle, name)
+    return [rms(problem.run(name, algorithm) - exact, exact) for algorithm in algorithms]
+
+
 def to_fractions(array):
     """The numbers of `array` as they are, to be reckoned with exactly."""
     return np.asarray(_fractions(array), dtype=object)

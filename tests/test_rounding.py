@@ -17,7 +17,7 @@ from .cases import (
     each_exact_pass,
     each_layout,
 )
-from .problem import UNIT_ROUNDOFF, Problem, assert_exact, to_fractions
+from .problem import UNIT_ROUNDOFF, Problem, assert_exact, errors_of, to_fractions
 
 # Small enough for sums of fractions.
 FEW = (
@@ -56,8 +56,7 @@ def test_long_sums_are_cut(layout, name):
     """4608 products added in order would have an error of 1.1e-6."""
     C, F = (512, 48) if name == PASSES[0] else (48, 512)
     problem = Problem.normals(Case("long", 1, C, 18, 18, F, 3, 3, padding=1), np.float32, layout)
-    exact = problem.expected(name)
-    error = np.sqrt(np.mean((problem.run(name, "direct") - exact) ** 2) / np.mean(exact**2))
+    [error] = errors_of(problem, name, "direct")
     assert error < 8e-7
 
 

@@ -14,10 +14,9 @@ from numbaconv.kernels.simd import pointer
 from numbaconv.kernels.turn import turn
 from numbaconv.kernels.winograd import algebra
 from numbaconv.kernels.winograd.transforms import FILTER, INPUT, OUTPUT, line, matrix_of
-from tests import oracle
 from tests.cases import CASES, Case, each_dtype, each_layout
 from tests.memory import pointer_like
-from tests.problem import Problem, every_variant_by_name
+from tests.problem import Problem, errors_of, every_variant_by_name
 
 LANES = tiling.lanes(4)
 THREE_PASSES = ("conv2d", "conv2d_input_grad", "conv2d_weight_grad")
@@ -151,17 +150,6 @@ def test_small_integers_round_to_the_exact_result(case, layout, dtype, name):
     if name != "conv2d":
         problem.run(name, "winograd", out=out, accumulate=True)
         np.testing.assert_allclose(out, 2 * expected, rtol=0, atol=2e-2 if dtype is np.float32 else 1e-10)
-
-
-def rms(error, exact):
-    return float(np.sqrt(np.mean(np.square(error)) / np.mean(np.square(exact))))
-
-
-def errors_of(problem, name, *algorithms):
-    """The relative RMS error of a pass by each algorithm, against the oracle in a wider type."""
-    wide = np.longdouble if problem.x.dtype == np.float64 else np.float64
-    exact = problem.astype(wide).evaluate(oracle, name)
-    return [rms(problem.run(name, algorithm) - exact, exact) for algorithm in algorithms]
 
 
 # Large enough for an error that is no accident: short and long sums, maps of few and of many tiles, all blocks.
