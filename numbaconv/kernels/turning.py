@@ -3,19 +3,14 @@
 Each is a hundred instructions: functions of their own, which a kernel compiles once and calls from several places.
 """
 
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
+
 from . import tiling
+from .emit import I64, Vector, emit_transposed_block, emit_transposed_copy, emit_turned_rows
 from .jit import helper
-from .simd import (
-    copy_transposed,
-    copy_transposed_across,
-    copy_transposed_rows,
-    copy_transposed_whole,
-    copy_turned,
-    copy_turned_to,
-    lanes_of,
-    moved,
-    prefetch,
-)
+from .simd import lanes_of, moved, prefetch
 
 MR = tiling.MR
 # Whether rows that follow each other are turned in fewer, whole blocks, wherever one ends: on AVX2 depthwise layers
@@ -25,6 +20,93 @@ WHOLE_BLOCKS = not tiling.MASKS_ARE_FREE
 # Blocks of a row that are asked for ahead, in rows of so many elements at least: the core does not follow 16 of them at
 # once. Depthwise layers of 112 x 112 take 4 to 10% less time, those of 7 x 7 would take 3% more.
 AHEAD, LONG_ROW = 2, 64
+
+
+@intrinsic(prefer_literal=True)
+def copy_transposed(typingctx, destination, destination_pitch, source, source_pitch, rows, columns, every):
+    """destination[j * destination_pitch + i] = source[i * source_pitch + every * j], i < rows, every * j < columns.
+
+    Requires 1 <= rows <= lanes and 1 <= columns <= lanes / 2; reads of a row `columns` elements and writes no more.
+    """
+    kinds = (destination, types.int64, source, types.int64, types.int64, types.int64, every)
+    return types.void(*kinds), emit_transposed_copy(Vector(destination.dtype), every.literal_value, False)
+
+
+@intrinsic
+def copy_transposed_rows(typingctx, destination, destination_pitch, source, source_pitch, columns):
+    """destination[j * destination_pitch + i] = source[i * source_pitch + j], i < lanes, j < columns <= lanes / 2.
+
+    Requires 1 <= columns; reads and writes no more.
+    """
+    emit = emit_transposed_copy(Vector(destination.dtype), 1, True)
+
+    def generate(context, builder, signature, args):
+        *block, columns = args
+        return emit(context, builder, signature, (*block, None, columns))
+
+    return types.void(destination, types.int64, source, types.int64, types.int64), generate
+
+
+@intrinsic
+def copy_transposed_whole(typingctx, destination, destination_pitch, source, source_pitch):
+    """destination[j * destination_pitch + i] = source[i * source_pitch + j] for i, j < lanes"""
+
+    def generate(context, builder, signature, args):
+        emit_transposed_block(builder, *args, Vector(signature.args[0].dtype))
+        return context.get_dummy_value()
+
+    return types.void(destination, types.int64, source, types.int64), generate
+
+
+@intrinsic
+def copy_transposed_across(typingctx, destination, destination_pitch, source, source_pitch, left, width, gap):
+    """The same, `gap` elements further for each of the columns before j that is the last one of its row.
+
+    Those are the one after `left` >= 1 of them, and every `width` from there on.
+    """
+
+    def generate(context, builder, signature, args):
+        emit_transposed_block(builder, *args[:4], Vector(signature.args[0].dtype), args[4:])
+        return context.get_dummy_value()
+
+    return types.void(destination, types.int64, source, *[types.int64] * 4), generate
+
+
+@intrinsic(prefer_literal=True)
+def copy_turned(typingctx, panel, pitch, MR, source, step, rows, columns):
+    """panel[j * pitch + r] = source[r * step + j] if r < rows else 0, for r < MR and j < columns <= lanes.
+
+    Requires 1 <= columns; reads and writes no more.
+    """
+    n = MR.literal_value
+
+    def generate(context, builder, signature, args):
+        panel, pitch, _, source, step, rows, columns = args
+        vector = Vector(signature.args[0].dtype)
+        emit_turned_rows(builder, panel, lambda j: builder.mul(pitch, j), source, step, rows, columns, n, vector)
+        return context.get_dummy_value()
+
+    return types.void(panel, types.int64, MR, source, types.int64, types.int64, types.int64), generate
+
+
+@intrinsic(prefer_literal=True)
+def copy_turned_to(typingctx, panels, places, index, MR, source, step, rows, columns):
+    """The same, to panels[places[2 * j] + index * places[2 * j + 1] + r]."""
+    n = MR.literal_value
+
+    def generate(context, builder, signature, args):
+        panels, places, index, _, source, step, rows, columns = args
+
+        def offset_of(j):
+            pair = builder.gep(places, [builder.mul(j, ir.Constant(I64, 2))], source_etype=I64)
+            scale = builder.load(builder.gep(pair, [ir.Constant(I64, 1)], source_etype=I64), typ=I64)
+            return builder.add(builder.load(pair, typ=I64), builder.mul(index, scale))
+
+        emit_turned_rows(builder, panels, offset_of, source, step, rows, columns, n, Vector(signature.args[0].dtype))
+        return context.get_dummy_value()
+
+    kinds = (panels, places, types.int64, MR, source, types.int64, types.int64, types.int64)
+    return types.void(*kinds), generate
 
 
 @helper
