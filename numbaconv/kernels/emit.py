@@ -236,9 +236,10 @@ def emit_transposed(builder, load_row, vector):
 
 
 def emit_transposed_copy(vector, step, whole):
-    """The generator of a copy that turns half a block, of which every `step`-th column counts; `whole`: of all rows."""
+    """The generator of a copy that turns half a block, of every column or every second one; `whole`: of all rows."""
     half = Vector(vector.dtype, vector.lanes // 2)
-    zero = ir.Constant(I64, 0)
+    seen = half if step == 1 else vector
+    zero, kept = ir.Constant(I64, 0), ir.Constant(ir.VectorType(I32, half.lanes), [j * step for j in range(half.lanes)])
 
     def generate(context, builder, signature, args):
         dst, dst_pitch, src, src_pitch, n_rows, n_columns, *_ = args
@@ -250,18 +251,23 @@ def emit_transposed_copy(vector, step, whole):
                 more = builder.icmp_signed("<", ir.Constant(I64, i), n_rows)
                 pitch = builder.select(more, src_pitch, zero)
                 lines.append(builder.gep(lines[-1], [pitch], source_etype=element(vector.dtype)))
-        mask = emit_mask(builder, n_columns, half.lanes)
-        turned = emit_transposed(builder, lambda i: emit_masked_load(builder, lines[i], zero, mask, half), vector)
-        columns = lines_of(builder, dst, dst_pitch, (half.lanes + step - 1) // step, vector)
+        mask = emit_mask(builder, n_columns, seen.lanes)
+
+        def load_row(i):
+            row = emit_masked_load(builder, lines[i], zero, mask, seen)
+            return row if step == 1 else builder.shuffle_vector(row, row, kept)
+
+        turned = emit_transposed(builder, load_row, vector)
+        columns = lines_of(builder, dst, dst_pitch, half.lanes, vector)
         end = builder.append_basic_block("turned")
-        for j in range(0, half.lanes, step):
+        for j in range(half.lanes):
             if whole:
-                emit_store(builder, turned[j], columns[j // step], zero, vector)
+                emit_store(builder, turned[j], columns[j], zero, vector)
             else:
-                emit_store_first(builder, turned[j], columns[j // step], zero, n_rows, vector)
-            if j + step < half.lanes:
+                emit_store_first(builder, turned[j], columns[j], zero, n_rows, vector)
+            if j + 1 < half.lanes:
                 more = builder.append_basic_block("column")
-                builder.cbranch(builder.icmp_signed("<", ir.Constant(I64, j + step), n_columns), more, end)
+                builder.cbranch(builder.icmp_signed("<", ir.Constant(I64, (j + 1) * step), n_columns), more, end)
                 builder.position_at_end(more)
         builder.branch(end)
         builder.position_at_end(end)

@@ -26,7 +26,8 @@ AHEAD, LONG_ROW = 2, 64
 def copy_transposed(typingctx, destination, destination_pitch, source, source_pitch, rows, columns, every):
     """destination[j * destination_pitch + i] = source[i * source_pitch + every * j], i < rows, every * j < columns.
 
-    Requires 1 <= rows <= lanes and 1 <= columns <= lanes / 2; reads of a row `columns` elements and writes no more.
+    Requires 1 <= rows <= lanes and 1 <= columns <= every * lanes / 2, `every` of 1 or 2; reads `columns` elements of
+    a row, and writes no more.
     """
     kinds = (destination, types.int64, source, types.int64, types.int64, types.int64, every)
     return types.void(*kinds), emit_transposed_copy(Vector(destination.dtype), every.literal_value, False)
@@ -146,10 +147,7 @@ def transpose_every_second(destination, destination_pitch, source, source_pitch,
 
     Requires 1 <= rows, columns <= lanes; reads of a row `columns` elements and writes no more.
     """
-    lanes = lanes_of(source)
-    for j in range(0, columns, lanes // 2):
-        out, here = moved(destination, j // 2 * destination_pitch), min(lanes // 2, columns - j)
-        copy_transposed(out, destination_pitch, moved(source, j), source_pitch, rows, here, 2)
+    copy_transposed(destination, destination_pitch, source, source_pitch, rows, columns, 2)
 
 
 @helper

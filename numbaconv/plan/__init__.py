@@ -33,7 +33,7 @@ from ..kernels.launch import Address, Launch, Program, entry_point
 from ..kernels.problem import Product, forward_problem
 from ..kernels.winograd import forward as winograd_forward
 from ..kernels.winograd import weight_grad as winograd_weight_grad
-from ..kernels.winograd.algebra import VARIANTS
+from ..kernels.winograd.algebra import GRAD_VARIANTS, VARIANTS
 from . import channels_last, columns, depthwise, direct, weight_grad, winograd
 from .base import Axes, Plan, Strides, enough_bytes, turned
 
@@ -253,7 +253,7 @@ def kernels() -> list[tuple[str, Callable[[np.dtype], object]]]:
         depthwise_weight_grad.depthwise_weight_grad,
         depthwise_weight_grad.add_depthwise_shares,
         *(winograd_forward.kernel(m, r) for m, r in VARIANTS),
-        *(winograd_weight_grad.kernel(m, r) for m, r in VARIANTS),
+        *(winograd_weight_grad.kernel(m, r) for m, r in GRAD_VARIANTS),
     )
     drivers = [("serial driver", False), ("parallel driver", True)]
     plain = (loops.forward, loops.input_grad, loops.weight_grad, loops.bias_grad)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 from math import prod
 
 import numpy as np
@@ -13,7 +14,8 @@ from ..kernels import weight_grad as direct_grad
 from ..kernels.launch import Program
 from ..kernels.problem import Product
 from ..kernels.winograd import forward, weight_grad
-from ..kernels.winograd.algebra import VARIANTS
+from ..kernels.winograd.algebra import GRAD_VARIANTS, VARIANTS
+from ..kernels.winograd.maps import Maps, split
 from .base import MOST_PIECES, PIECES, Axes, Plan, Strides, enough_work, even_blocks, round_up, upright
 
 # Scratch of all workers is at most 8 MiB, an eighth of it for pixels on their way. y and dx make their blocks smaller
@@ -32,8 +34,11 @@ KC_BYTES, KC_BLOCK_BYTES = 64 * 4, 32 * 4
 MOST_BETWEEN = 16
 # Outputs of a tile along each axis for kernels of r x r that have one variant, with 6 points.
 ONLY = {r: m for m, r in VARIANTS if r != 3}
+SIZES, GRAD_SIZES = (sorted({r for _, r in variants}) for variants in (VARIANTS, GRAD_VARIANTS))
 # For those: extents of a map, channels of a sum, in dw both channels and filters, and pixels of a sum.
-LEAST_EXTENT, LEAST_CHANNELS, LEAST_PIXELS = 7, 16, 512
+LEAST_EXTENT, LEAST_CHANNELS, LEAST_PIXELS = 7, 12, 512
+# The same for 2 x 2 taps, whose 5 x 5 outputs round more: products of a sum, and channels on all maps.
+LEAST_PRODUCTS, MOST_CHANNELS = 256, 2048
 # Images of a batch that says what "auto" would take, where the batch itself may change nothing.
 LARGE_BATCH = 64
 
@@ -43,23 +48,42 @@ def supports(kernel_size: tuple[int, int], stride: tuple[int, int], dilation: tu
     return kernel_size == (3, 3) and stride == dilation == (1, 1)
 
 
-def applies(name: str, g: Geometry) -> bool:
-    """Whether "auto" may choose it: square kernels that there are variants for, where these round well enough.
+@cache
+def maps_of(name: str, kernel_size: tuple[int, int], stride: tuple[int, int]) -> Maps:
+    """How a kernel is cut into parts of r x r taps: so that an output has the fewest products."""
 
-    Taps may lie apart, as long as a block has room for the tiles in between. Kernels of 4 x 4 and 5 x 5 have no variant
-    to fall back to on short sums and on maps that are border all over, where their rounding is more than 3 times that
-    of direct sums.
+    sizes = GRAD_SIZES if name == "weight gradient" else SIZES
+    return min((Maps.cut(kernel_size, stride, r) for r in sizes), key=lambda maps: (products(maps), maps.all))
+
+
+def products(maps: Maps) -> float:
+    """Products of an output and a channel, on large tiles."""
+    m = ONLY.get(maps.r, 4)
+    return maps.all * ((m + maps.r - 1) / m) ** 2
+
+
+def applies(name: str, g: Geometry) -> bool:
+    """Whether "auto" may choose it: where there are fewer products, and they round well enough.
+
+    Taps may lie apart, as long as a block has room for the tiles in between. But for 3 x 3 taps at stride 1 there is no
+    variant to fall back to on short sums and on maps that are border all over, where rounding is more than 3 times
+    that of direct sums.
     """
-    kernels = {(r, r) for _, r in VARIANTS}
-    if g.stride != (1, 1) or prod(g.dilation) > MOST_BETWEEN or (g.KH, g.KW) not in kernels:
+    maps = maps_of(name, (g.KH, g.KW), g.stride)
+    strided = g.stride != (1, 1)
+    if products(maps) >= g.KH * g.KW or (strided and name == "input gradient"):
         return False
-    if g.KH == 3:
+    if (not maps.plain and g.dilation != (1, 1)) or prod(g.dilation) > MOST_BETWEEN:
+        return False
+    if (g.KH, g.KW) == (3, 3) and not strided:
         return True
     s = Sums.of(name, g)
     channels = min(s.C, s.F) if name == "weight gradient" else s.C
     if min(s.H, s.W, s.OH, s.OW) < LEAST_EXTENT or channels < LEAST_CHANNELS or s.inside <= 0.5:
         return False
-    return name != "weight gradient" or g.N * g.OH * g.OW >= LEAST_PIXELS
+    if name == "weight gradient":
+        return g.N * g.OH * g.OW >= LEAST_PIXELS
+    return s.r != 2 or (s.C // maps.all * g.KH * g.KW >= LEAST_PRODUCTS and s.C <= MOST_CHANNELS)
 
 
 def bounds(name: str, g: Geometry, dtype: np.dtype, axes: Axes) -> bool:
@@ -74,13 +98,13 @@ def bounds(name: str, g: Geometry, dtype: np.dtype, axes: Axes) -> bool:
 
 @dataclass(frozen=True)
 class Sums:
-    """A pass of one group as sums over C channels, or in dw over pixels, for r x r taps that lie `dilation` apart.
+    """A pass of one group as sums over C channels of all maps, or in dw over pixels, for taps `dilation` apart.
 
-    Extents are those of every dilation-th pixel, which a tile sees: as many such maps interleave. dx is y with x and
-    dy in each other's place.
+    Extents are those of a map, or of every dilation-th pixel, which a tile sees: as many interleave. dx is y with x
+    and dy in each other's place.
     """
 
-    r: int
+    maps: Maps
     N: int
     C: int
     F: int
@@ -96,15 +120,28 @@ class Sums:
         C, F, x, y = max(1, g.C // g.groups), g.F // g.groups, (g.H, g.W), (g.OH, g.OW)
         if name == "input gradient":
             C, F, x, y = F, C, y, x
-        return cls.over(g.KH, g.N, C, F, x, y, g.dilation)
+        return cls.over(maps_of(name, (g.KH, g.KW), g.stride), g.N, C, F, x, y, g.dilation)
 
     @classmethod
     def over(
-        cls, r: int, N: int, C: int, F: int, x: tuple[int, int], y: tuple[int, int], dilation: tuple[int, int]
+        cls,
+        maps: Maps,
+        N: int,
+        C: int,
+        F: int,
+        x: tuple[int, int],
+        y: tuple[int, int],
+        dilation: tuple[int, int],
     ) -> Sums:
         """From the extents of all pixels."""
-        H, W, OH, OW = (-(-extent // step) for pair in (x, y) for extent, step in zip(pair, dilation, strict=True))
-        return cls(r, max(1, N), C, F, H, W, OH, OW, dilation)
+        H, W = (-(-extent // (a * b)) for extent, a, b in zip(x, maps.stride, dilation, strict=True))
+        OH, OW = (-(-extent // step) for extent, step in zip(y, dilation, strict=True))
+        return cls(maps, max(1, N), C * maps.all, F, H, W, OH, OW, dilation)
+
+    @property
+    def r(self) -> int:
+        """Taps along an axis."""
+        return self.maps.r
 
     @property
     def inside(self) -> float:
@@ -149,7 +186,7 @@ def grad_variant(g: Geometry) -> int:
     s = Sums.of("weight gradient", g)
     if s.r != 3:
         return ONLY[s.r]
-    return 2 if min(g.C // g.groups, s.F) < 16 else variant(g.OH * g.OW, s.OH, s.OW, 49)
+    return 2 if min(s.C, s.F) < 16 else variant(g.OH * g.OW, s.OH, s.OW, 49)
 
 
 # Tiles that dw sums before it adds them to the rest: longer sums have larger rounding errors.
@@ -166,8 +203,9 @@ IMAGES = 16
 FIRST_VECTOR = 0.6
 # Transforms, for each of the n x n vectors of a tile (of 16 or 36): packing included, NCHW.
 INPUT, FILTERS, OUTPUT, TAPS_COST = 11.5, 9.0, 11.0, 10.5
-# By the taps along an axis: tiles for 5 bring 2 x 2 pixels and outputs, and for 4 3 x 3, on as many vectors as 4 x 4.
-TRANSFORMS = {3: 1.0, 4: 0.7, 5: 0.45}
+# By the taps along an axis: tiles for 5 bring 2 x 2 pixels and outputs, for 4 3 x 3 and for 2 5 x 5, on as many vectors
+# as 4 x 4.
+TRANSFORMS = {2: 1.2, 3: 1.0, 4: 0.7, 5: 0.45}
 # In channels-last layouts there is nothing to turn.
 LAST = 0.75
 # In HWCN pixels are turned one by one.
@@ -175,13 +213,15 @@ BATCH_LAST = 1.5
 # Direct: a multiply-add, and packing a vector of the panel or reading it from the strip, a share of the multiply-adds;
 # and how many times as long y and dx take where taps lie apart.
 DIRECT, PACKING, STRIP, APART = 0.95, 1.5, 0.15, 1.25
+# The same of y at a stride, and how much longer Winograd's dw takes on maps, for each pixel between two of a map.
+STRIDED, SORTING = 1.1, 0.2
 
 
 def expected_ratio(name: str, g: Geometry, dtype: np.dtype, axes: Axes) -> float:
     """Winograd's time over that of the direct engine, as the constants above have it."""
     lanes = tiling.lanes(dtype.itemsize)
     s = Sums.of(name, g)
-    r, C, F = s.r, s.C, s.F
+    r, C, F, taps = s.r, s.C, s.F, g.KH * g.KW / s.maps.all
     turning = {LAYOUTS["NHWC"]: LAST, LAYOUTS["HWCN"]: BATCH_LAST}.get(axes, 1.0) * TRANSFORMS[r]
     CV, FV = -(-C // lanes), -(-F // lanes)
     pixels = s.N * prod((g.H, g.W) if name == "input gradient" else (g.OH, g.OW))
@@ -192,15 +232,18 @@ def expected_ratio(name: str, g: Geometry, dtype: np.dtype, axes: Axes) -> float
         work = tiles * round_up(F, 4) * (CV + FIRST_VECTOR)
         work += turning * INPUT * tiles * (CV * -(-F // grad.FB) + 0.7 * FV * -(-C // grad.CB))
         work += TRANSFORMS[r] * TAPS_COST * grad.shares * F * CV
-        direct = DIRECT * pixels * F * -(-C * r // lanes) * r + 4 * pixels * (CV * -(-F // 128) + FV * -(-C // 64))
+        work *= 1 + SORTING * g.stride[1] if not s.maps.plain else 1
+        direct = DIRECT * pixels * F * -(-C // s.maps.all * g.KW // lanes) * g.KH + 4 * pixels * (
+            CV * -(-F // 128) + FV * -(-C // 64)
+        )
     else:
         b = _block(m, s, dtype, axes, 1)  # the same choice, and so the same bits, for all threads
         blocks = s.N * prod(s.tiles(m)) / (b.images * b.rows * b.columns)
         work = _work_of_tiles(round_up(tiles, 4), C, CV, FV, -(-F // b.FB), turning)
         work += TRANSFORMS[r] * FILTERS * C * FV * (max(1, blocks) if C > b.KC else 1)
         rows = 2 if F == 1 else round_up(F, 4)
-        direct = r**2 * pixels * C / lanes * (DIRECT * rows + min(PACKING, STRIP * rows))
-        direct *= APART if prod(s.dilation) > 1 else 1
+        direct = taps * pixels * C / lanes * (DIRECT * rows + min(PACKING, STRIP * rows))
+        direct *= APART if prod(s.dilation) > 1 else STRIDED if max(g.stride) > 1 else 1
     return (m + r - 1) ** 2 * work / direct
 
 
@@ -236,7 +279,7 @@ def _tile_block(N: int, rows: int, columns: int, most: int, batch_last: bool) ->
 
 def block_product(p: Product, dtype: np.dtype, axes: Axes, threads: int) -> forward.Blocking:
     """Blocks of y or dx."""
-    s = Sums.over(p.KH, p.N, p.C, p.F, (p.H, p.W), (p.OH, p.OW), p.dilation)
+    s = Sums.over(maps_of("forward", (p.KH, p.KW), p.stride), p.N, p.C, p.F, (p.H, p.W), (p.OH, p.OW), p.dilation)
     return _block(forward_variant(s), s, dtype, axes, threads)
 
 
@@ -282,6 +325,7 @@ def _block(m: int, s: Sums, dtype: np.dtype, axes: Axes, threads: int) -> forwar
     return forward.Blocking(
         m=m,
         r=r,
+        maps=s.maps,
         KC=KC,
         FB=FB,
         UB=UB,
@@ -329,6 +373,7 @@ def block_weight_grad(
         return weight_grad.Blocking(
             m=m,
             r=r,
+            maps=s.maps,
             shares=shares,
             whole=whole and shares == 1,
             FB=FB,
@@ -361,8 +406,15 @@ def plan_products(plan: Plan, products: list[Product]) -> Plan:
     dtype = plan.dtype
     p = upright(*products)
     b = block_product(p, dtype, plan.axes, plan.threads)
+    launches, buffers, scratch = [], {}, b.scratch
+    if not b.maps.plain:
+        buffers = {"parts": p.groups * p.F * p.C * b.maps.taps}
+        scratch = max(scratch, b.maps.table)
+        splitting, p = split(p, b.maps)
+        launches.append(splitting)
+    launches.append(forward.launch(p, b))
     parallel = enough_work(plan.geometry, dtype)
-    program = Program([forward.launch(p, b)], plan.arrays, {}, b.scratch, dtype, parallel, TOTAL_BYTES)
+    program = Program(launches, plan.arrays, buffers, scratch, dtype, parallel, TOTAL_BYTES)
     blocks = {"filters": b.FB, "channels": b.KC}
     if plan.name == "input gradient":
         blocks = {"channels": b.FB, "filters": b.KC}
@@ -372,11 +424,15 @@ def plan_products(plan: Plan, products: list[Product]) -> Plan:
 def plan_weight_grad(plan: Plan, x: Strides, y: Strides, start: int, w: Strides) -> Plan:
     """Plan of dw, which begins at element `start`; strides count elements of x, dy and dw."""
     g, dtype = plan.geometry, plan.dtype
-    b = block_weight_grad(g, dtype, plan.axes, plan.threads, w[2:] == (g.KW, 1) and not plan.accumulate)
+    C, maps = g.C // g.groups, maps_of(plan.name, (g.KH, g.KW), g.stride)
+    in_parts = not maps.plain
+    whole = in_parts or (w[2:] == (g.KW, 1) and not plan.accumulate)
+    b = block_weight_grad(g, dtype, plan.axes, plan.threads, whole)
     values = direct_grad.arguments_of(g, x, y, start, w, plan.accumulate)
     launches = weight_grad.launches(g, values, b)
-    scratch = max(b.scratch, direct_grad.stage_elements(g.KH * g.KW, tiling.lanes(dtype.itemsize)))
-    buffers = {"partial": weight_grad.partial_elements(g, b)}
+    scratch = max(b.scratch, direct_grad.stage_elements(b.r**2, tiling.lanes(dtype.itemsize)))
+    scratch = max(scratch, maps.table)
+    buffers = {"partial": weight_grad.partial_elements(g, b), "parts": g.F * C * maps.taps if in_parts else 0}
     program = Program(launches, plan.arrays, buffers, scratch, dtype, enough_work(g, dtype), TOTAL_BYTES)
     return _finish(plan, program, {"shares": b.shares, "filters": b.FB, "channels": b.CB}, b)
 
@@ -386,6 +442,8 @@ def _finish(plan: Plan, program: Program, blocks: dict[str, int], b: forward.Blo
     blocks |= {"images": b.images, "rows of tiles": b.rows, "columns of tiles": b.columns}
     sizes = (b.r, b.m) if plan.name == "weight gradient" else (b.m, b.r)
     name = f"F({sizes[0]} x {sizes[0]}, {sizes[1]} x {sizes[1]})"
+    if not b.maps.plain:
+        name += f" on {b.maps.count[0]} x {b.maps.count[1]} maps"
     lanes = tiling.lanes(plan.dtype.itemsize)
     tile = tiling.FILTERS_MR, tiling.FILTERS_VECTORS * lanes
     return replace(plan, reason=f"{name}; {plan.reason}", program=program, blocks=blocks, tile=tile)

@@ -31,9 +31,10 @@ POINTS = {
     4: (Fraction(0), Fraction(1), Fraction(-1)),
     6: (Fraction(0), Fraction(5, 8), Fraction(-5, 8), Fraction(3, 2), Fraction(-3, 2)),
 }
-# (m, r): tiles of m x m outputs for r x r taps, that there are kernels for. Not (5, 2): a quarter of the time less at
-# best, at up to 3.6 times the rounding of direct sums.
-VARIANTS = ((2, 3), (4, 3), (3, 4), (2, 5))
+# (m, r): tiles of m x m outputs for r x r taps, that there are kernels for; and those of dw, where 5 x 5 outputs of dy
+# take as long as direct sums.
+VARIANTS = ((2, 3), (4, 3), (3, 4), (2, 5), (5, 2))
+GRAD_VARIANTS = VARIANTS[:4]
 
 
 def polynomial(roots: tuple[Fraction, ...]) -> list[Fraction]:

@@ -25,15 +25,20 @@ from ..problem import Product
 from ..product import ADD, FRESH, product, rows_read
 from ..simd import lanes_of, moved, pointer, unpacked, vector_store, vector_zero
 from ..work import claim
+from .maps import Maps
 from .transforms import INPUT, make_filter_transform, make_output_transform, make_tile_transform
 
 
 @dataclass(frozen=True)
 class Blocking:
-    """Sizes of the nest: m x m outputs of r x r taps, KC channels, FB filters, and images x rows x columns of tiles."""
+    """Sizes of the nest: m x m outputs of r x r taps, KC channels of a sum over all maps, FB filters, a block of tiles.
+
+    The block is images x rows x columns.
+    """
 
     m: int
     r: int
+    maps: Maps
     KC: int
     FB: int
     images: int
@@ -60,15 +65,15 @@ class Blocking:
 WINOGRAD = (
     "record", "x", "x_n", "x_c", "x_h", "x_w", "H", "W", "weight", "w_group", "w_row", "w_channel", "w_kh", "w_kw",
     "bias", "bias_f", "y", "y_n", "y_f", "y_h", "y_w", "N", "OH", "OW", "groups", "C", "F", "offset_h", "offset_w",
-    "dilation_h", "dilation_w", "KC", "FB", "UB", "images", "rows", "columns", "capacity", "u_plane", "v_plane",
-    "m_plane", "strip_size", "accumulate", "scratch_size",
+    "stride_h", "stride_w", "maps", "maps_w", "dilation_h", "dilation_w", "KC", "FB", "UB", "images", "rows", "columns",
+    "capacity", "u_plane", "v_plane", "m_plane", "strip_size", "accumulate", "scratch_size",
 )  # fmt: skip
 WINOGRAD_COUNT = len(WINOGRAD)
 
 
 def launch(p: Product, b: Blocking) -> Launch:
     """The one launch of a pass."""
-    values = p.arguments() | {"KC": b.KC, "FB": b.FB, "UB": b.UB}
+    values = p.arguments() | b.maps.arguments() | {"KC": b.KC, "FB": b.FB, "UB": b.UB}
     values |= {"images": b.images, "rows": b.rows, "columns": b.columns}
     values |= {"capacity": b.capacity, "u_plane": b.u_plane, "v_plane": b.v_plane, "m_plane": b.m_plane}
     values |= {"strip_size": b.strip}
@@ -93,8 +98,8 @@ def kernel(m, r):
         (
             _, x_address, x_n, x_c, x_h, x_w, H, W, weight_address, w_group, w_row, w_channel, w_kh, w_kw,
             bias_address, bias_f, y_address, y_n, y_f, y_h, y_w, N, OH, OW, groups, C, F, offset_h, offset_w,
-            dilation_h, dilation_w, KC, FB, UB, images, rows, columns, capacity, u_plane, v_plane, m_plane, strip_size,
-            accumulate, scratch_size,
+            stride_h, stride_w, maps, maps_w, dilation_h, dilation_w, KC, FB, UB, images, rows, columns, capacity,
+            u_plane, v_plane, m_plane, strip_size, accumulate, scratch_size,
         ) = unpacked(arguments, WINOGRAD_COUNT)  # fmt: skip
         x, weight = pointer(x_address, scratch), pointer(weight_address, scratch)
         y, bias = pointer(y_address, scratch), pointer(bias_address, scratch)
@@ -110,6 +115,7 @@ def kernel(m, r):
         h_blocks, w_blocks = (tile_rows + rows - 1) // rows, (tile_columns + columns - 1) // columns
         blocks = (N + images - 1) // images * h_blocks * w_blocks
         f_blocks = (F + FB - 1) // FB
+        depth = C * maps  # channels of a sum
         packed = -1  # what U holds: group and block of filters
         while True:
             piece = claim(arguments, worker)
@@ -125,13 +131,13 @@ def kernel(m, r):
             height, width = min(rows, tile_rows - top), min(columns, tile_columns - left)
             f += group * F
             tiles = here * height * width * dilation_h * dilation_w
-            for c in range(0, max(C, 1), KC):
-                channels = min(KC, C - c)
+            for c in range(0, max(depth, 1), KC):
+                channels = min(KC, depth - c)
                 transform_tiles(
                     V, v_plane, lanes, capacity * lanes, strip, lines,
-                    moved(x, image * x_n + (group * C + c) * x_c), x_n, x_c, x_h, x_w, H, W,
-                    here, height, width, channels, top * down + offset_h, left * right + offset_w,
-                    dilation_h, dilation_w,
+                    moved(x, image * x_n + group * C * x_c), x_n, x_c, x_h, x_w, H, W,
+                    here, height, width, c, channels, top * down * stride_h + offset_h,
+                    left * right * stride_w + offset_w, dilation_h, dilation_w, (C, maps_w, stride_h, stride_w),
                 )  # fmt: skip
                 for position in range(n * n):
                     # Register tiles read a few tiles behind the last one: 0, and not what was in old memory.
@@ -141,7 +147,7 @@ def kernel(m, r):
                             vector_store(V, place, vector_zero(V))
                 for u in range(0, filters, UB):
                     some = min(UB, filters - u)
-                    if C > KC or FB > UB or packed != filter_block:
+                    if depth > KC or FB > UB or packed != filter_block:
                         taps = moved(weight, group * w_group + (f_block * FB + u) * w_row + c * w_channel)
                         # The strip, which has been read, is the stage.
                         transform_filters(

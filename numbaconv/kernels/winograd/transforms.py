@@ -15,7 +15,7 @@ from numba.extending import intrinsic
 
 from ..emit import Vector, emit_load, emit_multiply_add, emit_store, vector_of
 from ..jit import helper, named
-from ..pixels import pack_pixels, unpack_pixels
+from ..pixels import unpack_pixels
 from ..rows import AHEAD, clear, prefetch_run
 from ..simd import (
     lanes_of,
@@ -28,6 +28,7 @@ from ..simd import (
 )
 from ..turning import transpose_block
 from .algebra import POINTS, filter_matrix, input_matrix, output_matrix
+from .maps import pack_maps
 
 # What :func:`line` applies, at n points: B^T to n numbers of x; G to r taps, or m numbers of dy; A^T to n sums, for m
 # outputs, or r taps of dw.
@@ -127,14 +128,17 @@ def make_tile_transform(kind, n, m, size):
     """Transform of all tiles of size x size, at n x n positions, that begin m apart; or m times the dilation, and
     then those that begin at the pixels between two of a tile.
     """
+    r = n - m + 1
 
     @helper
     @named(kind, n, m, size)
     def transform_tiles(
         destination, plane, tile_pitch, block_pitch, strip, lines, x, x_n, x_c, x_h, x_w, H, W,
-        images, rows, columns, channels, top, left, step_h, step_w,
+        images, rows, columns, first, channels, top, left, step_h, step_w, maps,
     ):  # fmt: skip
         """destination[(i, j) * plane + c // lanes * block_pitch + tile * tile_pitch + c % lanes] = element (i, j).
+
+        Of channels `first` + c of a sum over `maps`, as :func:`.maps.pack_maps` has them.
 
         Of `rows` x `columns` times step_h x step_w tiles of each image, whose pixels are (step_h, step_w) apart, the
         first at (top, left); tiles count (image, row, row of a step, column, column of a step). `strip` has room for
@@ -143,11 +147,9 @@ def make_tile_transform(kind, n, m, size):
         lanes = lanes_of(strip)
         height, width = ((rows - 1) * m + size) * step_h, ((columns - 1) * m + size) * step_w
         for c in range(0, channels, lanes):
-            if channels - c < lanes:  # numbers out of old memory may be subnormal, and slow
-                clear(strip, images * height * width * lanes)
-            pack_pixels(
-                strip, lanes, moved(x, c * x_c), x_n, x_c, x_h, x_w, H, W, images, height, width,
-                min(lanes, channels - c), top, left,
+            pack_maps(
+                strip, lines, x, x_n, x_c, x_h, x_w, H, W, images, height, width, first + c,
+                min(lanes, channels - c), top, left, r, maps,
             )  # fmt: skip
             tile = moved(destination, c // lanes * block_pitch)
             for row in range(images * rows * step_h):

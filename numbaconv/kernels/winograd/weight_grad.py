@@ -25,6 +25,7 @@ from ..rows import clear
 from ..simd import lanes_of, moved, pointer, unpacked
 from ..weight_grad import write_taps
 from ..work import claim
+from .maps import Maps, join
 from .transforms import FILTER, INPUT, OUTPUT, line, make_tile_transform
 
 MR = tiling.MR
@@ -32,10 +33,11 @@ MR = tiling.MR
 
 @dataclass(frozen=True)
 class Blocking:
-    """Sizes of the nest: r x r taps of m x m numbers of dy, shares, FB filters, CB channels, and a block of tiles."""
+    """Sizes of the nest: r x r taps of m x m numbers of dy, shares, FB filters, CB channels of all maps, tiles."""
 
     m: int
     r: int
+    maps: Maps
     shares: int
     FB: int
     CB: int
@@ -64,7 +66,7 @@ class Blocking:
 WINOGRAD_GRAD = (
     "record", "x", "x_n", "x_c", "x_h", "x_w", "H", "W", "dy", "y_n", "y_f", "y_h", "y_w", "partial",
     "dw", "w_f", "w_c", "whole", "N", "OH", "OW", "groups", "C", "F", "offset_h", "offset_w",
-    "dilation_h", "dilation_w", "shares", "FB", "CB",
+    "stride_h", "stride_w", "maps", "maps_w", "dilation_h", "dilation_w", "shares", "FB", "CB",
     "images", "rows", "columns", "line", "filters", "capacity", "v_plane", "d_plane", "m_plane", "strip_size",
     "scratch_size",
 )  # fmt: skip
@@ -75,20 +77,26 @@ def partial_elements(g: Geometry, b: Blocking) -> int:
     """Elements of the partial sums of all shares."""
     if b.whole:
         return 0
-    C, F = g.C // g.groups, g.F // g.groups
+    C, F = g.C // g.groups * b.maps.all, g.F // g.groups
     return b.shares * g.groups * -(-F // MR) * MR * -(-C // b.CB) * b.r * b.line
 
 
 def launches(g: Geometry, values: dict[str, int | Address], b: Blocking) -> list[Launch]:
-    """Sum by shares, then add the shares; `values` are those of :func:`..weight_grad.arguments_of`."""
+    """Sum by shares, add the shares, join the parts; `values` are those of :func:`..weight_grad.arguments_of`."""
     C, F = g.C // g.groups, g.F // g.groups
-    values = values | {"shares": b.shares, "FB": b.FB, "CB": b.CB, "images": b.images, "rows": b.rows}
-    values |= {"columns": b.columns, "whole": b.whole}
+    values = values | b.maps.arguments() | {"shares": b.shares, "FB": b.FB, "CB": b.CB, "images": b.images}
+    values |= {"rows": b.rows, "columns": b.columns, "whole": b.whole}
     values |= {"line": b.line, "filters": b.filters, "capacity": b.capacity, "strip_size": b.strip}
     values |= {"v_plane": b.v_plane, "d_plane": b.d_plane, "m_plane": b.m_plane, "gathered": 0, "apart": 1}
-    pieces = b.shares * g.groups * -(-F // b.FB) * -(-C // b.CB)
+    joining = []
+    if not b.maps.plain:
+        joining = [join(g, values, b.maps)]
+        w_f, w_c, w_kh, w_kw = b.maps.strides(C)
+        values |= {"dw": Address("parts"), "w_f": w_f, "w_c": w_c, "w_kh": w_kh, "w_kw": w_kw, "accumulate": False}
+    pieces = b.shares * g.groups * -(-F // b.FB) * -(-(C * b.maps.all) // b.CB)
     summing = Launch(kernel(b.m, b.r), WINOGRAD_GRAD, values, pieces)
-    return [summing] if b.whole else [summing, weight_grad.adding(g, values)]
+    values = values | {"C": C * b.maps.all, "KH": b.r, "KW": b.r}
+    return [summing, *([] if b.whole else [weight_grad.adding(g, values)]), *joining]
 
 
 @cache
@@ -119,7 +127,7 @@ def kernel(m, r):
         (
             _, x_address, x_n, x_c, x_h, x_w, H, W, dy_address, y_n, y_f, y_h, y_w, partial_address,
             dw_address, w_f, w_c, whole, N, OH, OW, groups, C, F, offset_h, offset_w,
-            dilation_h, dilation_w, shares, FB, CB,
+            stride_h, stride_w, maps, maps_w, dilation_h, dilation_w, shares, FB, CB,
             images, rows, columns, line_size, filter_pitch, capacity, v_plane, d_plane, m_plane, strip_size,
             scratch_size,
         ) = unpacked(arguments, WINOGRAD_GRAD_COUNT)  # fmt: skip
@@ -131,11 +139,12 @@ def kernel(m, r):
         M = moved(D, n * n * d_plane)
         strip = moved(M, n * n * m_plane)
         lines = moved(strip, strip_size)
+        depth = C * maps  # channels of all maps
         down, right = m * dilation_h, m * dilation_w
         tile_rows, tile_columns = (OH + down - 1) // down, (OW + right - 1) // right
         h_blocks, w_blocks = (tile_rows + rows - 1) // rows, (tile_columns + columns - 1) // columns
         blocks = (N + images - 1) // images * h_blocks * w_blocks
-        f_blocks, c_blocks = (F + FB - 1) // FB, (C + CB - 1) // CB
+        f_blocks, c_blocks = (F + FB - 1) // FB, (depth + CB - 1) // CB
         f_pitch = c_blocks * r * line_size
         padded_F = (F + MR - 1) // MR * MR
         # Register tiles may read filters behind the last vector of them: 0, and not what was in old memory.
@@ -150,7 +159,7 @@ def kernel(m, r):
             rest, f_block = divmod(rest, f_blocks)
             share, group = divmod(rest, groups)
             f, c = f_block * FB, c_block * CB
-            filters, channels = min(FB, F - f), min(CB, C - c)
+            filters, channels = min(FB, F - f), min(CB, depth - c)
             first, last = share * blocks // shares, (share + 1) * blocks // shares
             for block in range(first, max(last, 1)):  # one of no images makes the zeros of an empty batch
                 rest, w_block = divmod(block, w_blocks)
@@ -159,14 +168,14 @@ def kernel(m, r):
                 here = min(images, N - image)
                 height, width = min(rows, tile_rows - top), min(columns, tile_columns - left)
                 transform_x(
-                    V, v_plane, lanes, capacity * lanes, strip, lines, moved(x, image * x_n + (group * C + c) * x_c),
-                    x_n, x_c, x_h, x_w, H, W, here, height, width, channels, top * down + offset_h,
-                    left * right + offset_w, dilation_h, dilation_w,
+                    V, v_plane, lanes, capacity * lanes, strip, lines, moved(x, image * x_n + group * C * x_c),
+                    x_n, x_c, x_h, x_w, H, W, here, height, width, c, channels, top * down * stride_h + offset_h,
+                    left * right * stride_w + offset_w, dilation_h, dilation_w, (C, maps_w, stride_h, stride_w),
                 )  # fmt: skip
                 transform_dy(
                     D, d_plane, filter_pitch, lanes, strip, lines, moved(dy, image * y_n + (group * F + f) * y_f),
-                    y_n, y_f, y_h, y_w, OH, OW, here, height, width, filters, top * down, left * right,
-                    dilation_h, dilation_w,
+                    y_n, y_f, y_h, y_w, OH, OW, here, height, width, 0, filters, top * down, left * right,
+                    dilation_h, dilation_w, (filters, 1, 1, 1),
                 )  # fmt: skip
                 tiles = here * height * width * dilation_h * dilation_w
                 for position in range(n * n):

@@ -1,0 +1,234 @@
+"""Larger kernels, and strides, as sums over r x r taps at stride 1: each part of the kernel slides over its own map.
+
+Along an axis, at stride s, tap k of a kernel is i = 0 ... r - 1 of part (p, a) where k = a + s (r p + i), a < s::
+
+    y[o] = sum over k of w[k] x[s o + k] = sum over (p, a) and i of w[a + s (r p + i)] x[a + s r p + s (o + i)]
+
+Map (p, a) is every s-th pixel of x, from a + s r p on. As the sum over maps is one more sum over channels, the
+transforms and the products are those of r x r taps on as many channels as all maps have together; taps that a part
+lacks are 0. :func:`split_weight` makes the parts of a kernel, and :func:`join_weight` a kernel's gradient from theirs.
+
+Source: D. Huang et al., DWM: A Decomposable Winograd Method for Convolution Acceleration (AAAI 2020).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ...geometry import Geometry
+from ..jit import helper
+from ..launch import Address, Launch, NestKernel
+from ..pixels import pack_pixels
+from ..problem import Product
+from ..rows import clear, inside
+from ..simd import integers, lanes_of, load, load_integer, moved, pointer, store, store_integer, unpacked
+from ..work import claim
+
+# Filters that are split or joined as one piece of work.
+ROWS = 16
+
+
+@dataclass(frozen=True)
+class Maps:
+    """The maps that x is seen as: `count` along each axis, of every stride-th pixel, for r x r taps of a kernel's."""
+
+    kernel_size: tuple[int, int]
+    stride: tuple[int, int]
+    r: int
+    count: tuple[int, int]
+
+    @classmethod
+    def cut(cls, kernel_size: tuple[int, int], stride: tuple[int, int], r: int) -> Maps:
+        """Those that all taps of a kernel need."""
+        h, w = (-(-max(1, -(-taps // step)) // r) * step for taps, step in zip(kernel_size, stride, strict=True))
+        return cls(kernel_size, stride, r, (h, w))
+
+    @property
+    def plain(self) -> bool:
+        """Whether x itself is the only map, and the kernel its only part."""
+        return self.kernel_size == (self.r, self.r) and self.stride == (1, 1)
+
+    @property
+    def all(self) -> int:
+        """Maps of a channel."""
+        return self.count[0] * self.count[1]
+
+    @property
+    def taps(self) -> int:
+        """Taps of a channel in all parts of the kernel, those that are 0 included."""
+        return self.all * self.r**2
+
+    @property
+    def table(self) -> int:
+        """Elements of scratch of a worker that splits or joins a weight: an int64 for each tap."""
+        return 2 * self.kernel_size[0] * self.kernel_size[1]
+
+    def strides(self, C: int) -> tuple[int, int, int, int]:
+        """Elements from a filter, channel, row and column to the next one, in all parts of a kernel of C channels."""
+        return C * self.taps, self.r**2, self.r, 1
+
+    def arguments(self) -> dict[str, int]:
+        """Those of a kernel that packs maps."""
+        return {"maps": self.all, "maps_w": self.count[1], "stride_h": self.stride[0], "stride_w": self.stride[1]}
+
+
+def split(p: Product, maps: Maps) -> tuple[Launch, Product]:
+    """The launch that makes the parts of the weight, in the buffer "parts", and the problem with those."""
+    strides = maps.strides(p.C)
+    weight = {"weight": p.weight}
+    weight |= dict(zip(("w_group", "w_row", "w_channel", "w_kh", "w_kw"), p.w_strides, strict=True))
+    launch = _launch(split_weight, SPLIT_WEIGHT, maps, p.groups, p.F, p.C, weight)
+    return launch, replace(p, weight=Address("parts"), w_strides=(p.F * strides[0], *strides), KH=maps.r, KW=maps.r)
+
+
+def join(g: Geometry, values: dict[str, int | Address], maps: Maps) -> Launch:
+    """The launch that makes dw of its parts; `values` are those of :func:`..weight_grad.arguments_of`."""
+    F, C = g.F // g.groups, g.C // g.groups
+    return _launch(join_weight, JOIN_WEIGHT, maps, g.groups, F, C, values)
+
+
+def _launch(
+    kernel: NestKernel,
+    names: tuple[str, ...],
+    maps: Maps,
+    groups: int,
+    F: int,
+    C: int,
+    values: dict[str, int | Address],
+) -> Launch:
+    values = values | maps.arguments() | {"parts": Address("parts"), "r": maps.r}
+    values |= {"groups": groups, "F": F, "C": C, "KH": maps.kernel_size[0], "KW": maps.kernel_size[1]}
+    return Launch(kernel, names, values, groups * -(-F // ROWS))
+
+
+@helper
+def fill_places(places, KH, KW, r, maps_w, stride_h, stride_w, C):
+    """places[kh * KW + kw] = where the parts of a filter have tap (kh, kw) of channel 0: [map][channel][i][j]."""
+    for kh in range(KH):
+        p_h, i = divmod(kh // stride_h, r)
+        for kw in range(KW):
+            p_w, j = divmod(kw // stride_w, r)
+            q = (p_h * stride_h + kh % stride_h) * maps_w + p_w * stride_w + kw % stride_w
+            store_integer(places, kh * KW + kw, (q * C * r + i) * r + j)
+
+
+SPLIT_WEIGHT = (
+    "record", "weight", "w_group", "w_row", "w_channel", "w_kh", "w_kw", "parts", "groups", "F", "C", "KH", "KW",
+    "r", "maps", "maps_w", "stride_h", "stride_w", "scratch_size",
+)  # fmt: skip
+SPLIT_WEIGHT_COUNT = len(SPLIT_WEIGHT)
+
+
+@NestKernel
+def split_weight(scratch, arguments, worker):
+    """parts[group, f, map, c, i, j] = the tap of weight[f, c], or 0 where there is none."""
+    (
+        _, weight_address, w_group, w_row, w_channel, w_kh, w_kw, parts_address, groups, F, C, KH, KW,
+        r, maps, maps_w, stride_h, stride_w, scratch_size,
+    ) = unpacked(arguments, SPLIT_WEIGHT_COUNT)  # fmt: skip
+    weight, parts = pointer(weight_address, scratch), pointer(parts_address, scratch)
+    places = integers(moved(scratch, worker * scratch_size))
+    fill_places(places, KH, KW, r, maps_w, stride_h, stride_w, C)
+    pitch = maps * C * r * r
+    blocks = (F + ROWS - 1) // ROWS
+    while True:
+        piece = claim(arguments, worker)
+        if piece >= groups * blocks:
+            return 0
+        group, block = divmod(piece, blocks)
+        for f in range(block * ROWS, min(F, (block + 1) * ROWS)):
+            out, source = moved(parts, (group * F + f) * pitch), moved(weight, group * w_group + f * w_row)
+            clear(out, pitch)
+            for c in range(C):
+                for kh in range(KH):
+                    for kw in range(KW):
+                        place = load_integer(places, kh * KW + kw) + c * r * r
+                        store(out, place, load(source, c * w_channel + kh * w_kh + kw * w_kw))
+
+
+JOIN_WEIGHT = (
+    "record", "parts", "dw", "w_f", "w_c", "w_kh", "w_kw", "groups", "F", "C", "KH", "KW",
+    "r", "maps", "maps_w", "stride_h", "stride_w", "accumulate", "scratch_size",
+)  # fmt: skip
+JOIN_WEIGHT_COUNT = len(JOIN_WEIGHT)
+
+
+@NestKernel
+def join_weight(scratch, arguments, worker):
+    """dw (+)= its parts, which lie as those of :func:`split_weight`."""
+    (
+        _, parts_address, dw_address, w_f, w_c, w_kh, w_kw, groups, F, C, KH, KW,
+        r, maps, maps_w, stride_h, stride_w, accumulate, scratch_size,
+    ) = unpacked(arguments, JOIN_WEIGHT_COUNT)  # fmt: skip
+    parts, dw = pointer(parts_address, scratch), pointer(dw_address, scratch)
+    places = integers(moved(scratch, worker * scratch_size))
+    fill_places(places, KH, KW, r, maps_w, stride_h, stride_w, C)
+    blocks = (F + ROWS - 1) // ROWS
+    while True:
+        piece = claim(arguments, worker)
+        if piece >= groups * blocks:
+            return 0
+        group, block = divmod(piece, blocks)
+        for f in range(group * F + block * ROWS, group * F + min(F, (block + 1) * ROWS)):
+            source, out = moved(parts, f * maps * C * r * r), moved(dw, f * w_f)
+            for c in range(C):
+                for kh in range(KH):
+                    for kw in range(KW):
+                        value = load(source, load_integer(places, kh * KW + kw) + c * r * r)
+                        place = c * w_c + kh * w_kh + kw * w_kw
+                        store(out, place, load(out, place) + value if accumulate else value)
+
+
+@helper
+def pack_maps(
+    strip, places, x, x_n, x_c, x_h, x_w, H, W, images, rows, columns, first, channels, top, left, r, maps
+):  # fmt: skip
+    """strip[((n * rows + v) * columns + u) * lanes + i] = pixel (v, u) of channel first + i of a sum, 0 outside.
+
+    For i < channels <= lanes. (top, left) is the pixel of x that is the first one of map 0. `maps` is (channels of x,
+    maps along a row, stride_h, stride_w); `places` has room for 4 int64 for each channel.
+    """
+    lanes = lanes_of(strip)
+    C, maps_w, stride_h, stride_w = maps
+    q, c = divmod(first, C)
+    whole = c + channels <= C  # all of one map
+    if channels < lanes or not whole:  # numbers out of old memory may be subnormal, and slow
+        clear(strip, images * rows * columns * lanes)
+    if whole:
+        h, w = top + first_of_map(q // maps_w, r, stride_h), left + first_of_map(q % maps_w, r, stride_w)
+        v, h = divmod(h, stride_h)
+        u, w = divmod(w, stride_w)
+        pack_pixels(
+            strip, lanes, moved(x, c * x_c + h * x_h + w * x_w), x_n, x_c, stride_h * x_h, stride_w * x_w,
+            (H - h + stride_h - 1) // stride_h, (W - w + stride_w - 1) // stride_w, images, rows, columns,
+            channels, v, u,
+        )  # fmt: skip
+        return
+    table = integers(places)
+    for i in range(channels):
+        q, c = divmod(first + i, C)
+        h, w = top + first_of_map(q // maps_w, r, stride_h), left + first_of_map(q % maps_w, r, stride_w)
+        start, end = inside(w, stride_w, W, columns)
+        store_integer(table, 4 * i, h)
+        store_integer(table, 4 * i + 1, c * x_c + h * x_h + w * x_w)
+        store_integer(table, 4 * i + 2, start)
+        store_integer(table, 4 * i + 3, end)
+    step = stride_w * x_w
+    for line in range(images * rows):  # all channels of a row, which stays in L1
+        n, v = divmod(line, rows)
+        out, row = moved(strip, line * columns * lanes), moved(x, n * x_n + v * stride_h * x_h)
+        for i in range(channels):
+            h = load_integer(table, 4 * i) + v * stride_h
+            if 0 <= h < H:
+                source, u = moved(row, load_integer(table, 4 * i + 1)), load_integer(table, 4 * i + 2)
+                # The end is read each time, or the compiler makes gathers and scatters of the loop, 4 times as slow.
+                while u < load_integer(table, 4 * i + 3):
+                    store(out, u * lanes + i, load(source, u * step))
+                    u += 1
+
+
+@helper
+def first_of_map(q, r, stride):
+    """The first pixel of map q along an axis."""
+    p, a = divmod(q, stride)
+    return a + stride * r * p
