@@ -97,9 +97,9 @@ class Case:
 
 def winograd_can(kernel_size, stride, dilation):
     """Whether there is a variant of Winograd's algorithm, which "auto" may take where it pays."""
-    if stride != (1, 1):
-        return False
-    return dilation == (1, 1) or (kernel_size in ((2, 2), (3, 3), (4, 4), (5, 5)) and math.prod(dilation) <= 16)
+    if dilation != (1, 1):
+        return kernel_size in ((3, 3), (4, 4), (5, 5)) and stride == (1, 1) and math.prod(dilation) <= 16
+    return kernel_size[0] >= stride[0] and kernel_size[1] >= stride[1]
 
 
 def in_layout(layout, N, C, H, W):

@@ -56,6 +56,17 @@ def test_plain_algorithm(m, r):
     np.testing.assert_allclose(algebra.weight_grad(problem.x[0], problem.dy[0], m), dw, atol=1e-11)
 
 
+@pytest.mark.parametrize(
+    ("taps", "stride", "r", "m"), [(3, 2, 2, 5), (7, 2, 4, 3), (11, 4, 3, 4), (7, 1, 4, 3), (5, 3, 2, 5)]
+)
+def test_plain_parts_of_a_kernel(taps, stride, r, m):
+    """Kernels on maps are the same convolution."""
+    extents = (taps + (2 * m - 1) * stride, taps + (m - 1) * stride)
+    problem = Problem.normals(Case("", 1, 3, *extents, 5, taps, taps, stride), np.float64)
+    y = algebra.forward(*algebra.in_parts(problem.x[0], problem.weight, r, stride), m)
+    np.testing.assert_allclose(y + problem.bias[:, None, None], problem.expected("conv2d")[0], atol=1e-11)
+
+
 # -- the parts on vectors ----------------------------------------------------------------------------
 
 
@@ -214,6 +225,53 @@ def test_error_where_auto_takes_what_has_no_name(case, layout, dtype, name):
     assert error < (1.2e-6 if dtype is np.float32 else 1.2e-6 * 2.0**-29)
 
 
+# Kernels in parts, each on a map of its own.
+MAPS = (
+    Case("seven", 4, 32, 20, 21, 32, 7, 7, padding=3),
+    Case("wide", 4, 64, 20, 20, 64, 3, 5),
+    Case("seven_by_six", 2, 24, 31, 30, 48, 7, 6, padding=(2, 3), groups=2),
+    Case("five_strided", 4, 32, 37, 38, 48, 5, 5, stride=2, padding=2),
+    Case("five_strided_grouped", 4, 40, 32, 33, 48, 5, 5, stride=2, padding=1, groups=2),
+    Case("seven_strided", 4, 32, 40, 33, 32, 7, 7, stride=(2, 1), padding=3),
+    Case("first", 4, 3, 56, 57, 64, 7, 7, stride=2, padding=3),
+    Case("first_by_four", 4, 3, 88, 84, 64, 11, 11, stride=4, padding=2),
+    Case("first_large", 16, 3, 24, 24, 64, 7, 7, padding=3),
+    Case("four_strided", 4, 64, 32, 34, 64, 4, 4, stride=2, padding=1),
+    Case("three_strided", 4, 48, 60, 58, 96, 3, 3, stride=2, padding=1),
+    Case("two", 2, 80, 26, 27, 64, 2, 2),
+)
+
+
+@each_winograd_pass
+@each_dtype
+@each_layout
+@pytest.mark.parametrize("case", MAPS, ids=str)
+def test_error_of_kernels_in_parts(case, layout, dtype, name):
+    problem = Problem.normals(case, dtype, layout)
+    direct, error = errors_of(problem, name, "direct", "winograd")
+    assert error <= (5 if name == "conv2d_weight_grad" else 3) * direct
+    assert error < (1.2e-6 if dtype is np.float32 else 1.2e-6 * 2.0**-29)
+
+
+@pytest.mark.parametrize(
+    ("case", "names"),
+    (
+        (Case("first", 4, 3, 224, 224, 64, 7, 7, stride=2, padding=3), ("forward", "weight_grad")),
+        (Case("first_by_four", 4, 3, 224, 224, 64, 11, 11, stride=4, padding=2), ("forward", "weight_grad")),
+        (Case("five_strided", 4, 64, 56, 56, 64, 5, 5, stride=2, padding=2), ("forward", "input_grad", "weight_grad")),
+        (Case("seven", 4, 64, 27, 27, 96, 7, 7, padding=3), ("forward", "input_grad", "weight_grad")),
+        (Case("three_strided", 4, 128, 56, 56, 128, 3, 3, stride=2, padding=1), ("forward",)),
+    ),
+    ids=str,
+)
+def test_auto_takes_kernels_in_parts(case, names):
+    explained = numbaconv.explain(case.input_shape("NCHW"), case.weight_shape, **case.options())
+    for name in names:
+        plan = getattr(explained, name)
+        assert plan.algorithm == "winograd"
+        assert " maps; " in plan.reason
+
+
 @pytest.mark.parametrize(
     "case",
     (
@@ -222,8 +280,11 @@ def test_error_where_auto_takes_what_has_no_name(case, layout, dtype, name):
         Case("mostly_padding", 32, 64, 6, 6, 64, 5, 5, padding=4),
         Case("dilated", 4, 64, 21, 21, 64, 5, 5, padding=4, dilation=4),
         Case("dilated_far", 4, 64, 40, 40, 64, 3, 3, padding=8, dilation=8),
-        Case("strided", 4, 64, 20, 20, 64, 5, 5, stride=2),
-        Case("wide", 4, 64, 20, 20, 64, 3, 5),
+        Case("strided_dilated", 4, 64, 40, 40, 64, 5, 5, stride=2, dilation=2),
+        Case("short_sums", 4, 8, 48, 48, 8, 4, 4, stride=2),
+        Case("one_row", 4, 64, 40, 40, 64, 1, 7, padding=(0, 3)),
+        Case("apart", 4, 64, 40, 40, 64, 2, 2, stride=3),
+        Case("wide_dilated", 4, 64, 20, 20, 64, 3, 5, dilation=2),
     ),
     ids=str,
 )
@@ -234,11 +295,15 @@ def test_auto_takes_direct_where_winograd_would_round_more_or_cannot(case):
 
 @each_winograd_pass
 @each_layout
-@pytest.mark.parametrize(("taps", "dilation"), [(3, 1), (4, 1), (5, 1), (3, 2)])
+@pytest.mark.parametrize(
+    ("taps", "dilation", "stride"),
+    [(3, 1, 1), (4, 1, 1), (5, 1, 1), (3, 2, 1), (7, 1, 1), (5, 1, 2), (3, 1, 2), (2, 1, 1)],
+)
 @pytest.mark.parametrize("value", (np.nan, np.inf), ids=str)
-def test_nonfinite_values_never_vanish(value, taps, dilation, layout, name):
+def test_nonfinite_values_never_vanish(value, taps, dilation, stride, layout, name):
     """Wherever the exact result is not finite, so is this one; it may spread over its tile, and no further."""
-    case = Case("", 2, 9, 13, 14, 10, taps, taps, padding=taps // 2 * dilation, dilation=dilation)
+    options = {"padding": taps // 2 * dilation, "dilation": dilation, "stride": stride}
+    case = Case("", 2, 9, 13 * stride, 14 * stride, 10, taps, taps, **options)
     problem = Problem.normals(case, np.float32, layout)
     for array in (problem.x, problem.dy):
         array[tuple(extent // 2 for extent in array.shape)] = value
@@ -252,7 +317,8 @@ def test_nonfinite_values_never_vanish(value, taps, dilation, layout, name):
         center = [extent // 2 for extent in result.shape]
         for axis, letter in enumerate(layout):
             if letter in "HW":
-                assert np.abs(reached[:, axis] - center[axis]).max() < 7 * dilation
+                most = 7 * dilation if taps <= 5 and stride == 1 else (taps + 3) * stride
+                assert np.abs(reached[:, axis] - center[axis]).max() < most
             elif letter == "N":
                 assert (reached[:, axis] == center[axis]).all()
 
@@ -268,28 +334,33 @@ def test_variant_does_not_depend_on_the_batch(C, extent):
     assert all(name.startswith("F(") for name in variants.pop())
 
 
-def explain(N, C, extent, F, taps=3, dilation=1, **options):
+def explain(N, C, extent, F, taps=3, dilation=1, stride=1, **options):
     with every_variant_by_name():
-        how = {"padding": taps // 2 * dilation, "dilation": dilation, "algorithm": "winograd", **options}
+        how = {"padding": taps // 2 * dilation, "dilation": dilation, "stride": stride, **options}
+        how["algorithm"] = "winograd"
         return numbaconv.explain((N, C, extent, extent), (F, C, taps, taps), **how)
 
 
-@pytest.mark.parametrize(("taps", "dilation"), [(3, 1), (4, 1), (5, 1), (3, 2), (3, 4), (5, 4)])
+@pytest.mark.parametrize(
+    ("taps", "dilation", "stride"),
+    [(3, 1, 1), (4, 1, 1), (5, 1, 1), (3, 2, 1), (3, 4, 1), (5, 4, 1), (7, 1, 1), (2, 1, 1), (3, 1, 2), (5, 1, 2)],
+)
 @pytest.mark.parametrize("dtype", (np.float32, np.float64))
 @pytest.mark.parametrize(("C", "F"), [(3, 64), (64, 64), (512, 512), (64, 2048), (2048, 64), (40, 1000)])
-def test_scratch_is_bounded(C, F, dtype, taps, dilation):
+def test_scratch_is_bounded(C, F, dtype, taps, dilation, stride):
     """8 MiB for all workers together, whatever the extents are; partial dw in at most 8 shares, or half a MiB."""
-    how = {"taps": taps, "dilation": dilation, "dtype": dtype}
+    how = {"taps": taps, "dilation": dilation, "stride": stride, "dtype": dtype}
     # Of every map that interleaves.
     extents = ((8, 28), (64, 112), (512, 448))
-    small, large, huge = (explain(N, C, H * dilation, F, **how).plans for N, H in extents)
+    small, large, huge = (explain(N, C, H * dilation * stride, F, **how).plans for N, H in extents)
     for plan in (*small, *large, *huge):
         workers = min(plan.program.workers, numba.config.NUMBA_NUM_THREADS)
         assert workers >= 1
         assert plan.scratch_bytes * workers <= 8 << 20, str(plan)
     for plan, larger in zip(large, huge, strict=True):
         assert larger.scratch_bytes <= plan.scratch_bytes * 1.25 + 65536
-        assert larger.shared_bytes <= 8 * 1.5 * (np.dtype(dtype).itemsize * C * F * taps**2 + 65536)
+        weight = C * F * (taps + stride) ** 2  # with the taps that parts of a kernel lack
+        assert larger.shared_bytes <= 8 * 1.5 * (np.dtype(dtype).itemsize * weight + 65536)
 
 
 def test_choice_and_variant_do_not_depend_on_threads(monkeypatch):

@@ -188,9 +188,20 @@ def unpack_pixels(pixels, pitch, image, columns, y, y_n, y_c, y_h, y_w, images, 
                         vector_store(out, w * y_w + c, vector_load(source, w * pitch + c))
                 for w in range(free, width):
                     write_run(moved(out, w * y_w), 1, moved(source, w * pitch), channels, accumulate)
+            elif y_c > y_w:  # every pixel of a stride: by channels, whose pixels lie closer
+                for c in range(channels):
+                    write_column(moved(out, c * y_c), y_w, moved(source, c), pitch, width, accumulate)
             else:
                 for w in range(width):
                     write_run(moved(out, w * y_w), y_c, moved(source, w * pitch), channels, accumulate)
+
+
+@helper
+def write_column(destination, step, source, source_step, count, accumulate):
+    """destination[i * step] (+)= source[i * source_step] for i < count."""
+    for i in range(count):
+        value = load(source, i * source_step)
+        store(destination, i * step, load(destination, i * step) + value if accumulate else value)
 
 
 @helper

@@ -11,7 +11,7 @@ import numpy as np
 from ..geometry import LAYOUTS, Geometry
 from ..kernels import tiling
 from ..kernels import weight_grad as direct_grad
-from ..kernels.launch import Program
+from ..kernels.launch import Launch, Program
 from ..kernels.problem import Product
 from ..kernels.winograd import forward, weight_grad
 from ..kernels.winograd.algebra import GRAD_VARIANTS, VARIANTS
@@ -50,13 +50,22 @@ def supports(kernel_size: tuple[int, int], stride: tuple[int, int], dilation: tu
 
 @cache
 def maps_of(name: str, kernel_size: tuple[int, int], stride: tuple[int, int]) -> Maps:
-    """How a kernel is cut into parts of r x r taps: so that an output has the fewest products."""
+    """How a kernel is cut into parts of r x r taps: so that an output has the fewest products.
 
+    In dx at a stride each remainder of a pixel modulo the stride has taps of its own, and is a problem at stride 1.
+    """
+    if name == "input gradient":
+        kernel_size, stride = _of_phase(kernel_size, stride), (1, 1)
     sizes = GRAD_SIZES if name == "weight gradient" else SIZES
-    return min((Maps.cut(kernel_size, stride, r) for r in sizes), key=lambda maps: (products(maps), maps.all))
+    return min((Maps.cut(kernel_size, stride, r) for r in sizes), key=lambda maps: (products_of(maps), maps.all))
 
 
-def products(maps: Maps) -> float:
+def _of_phase(extents: tuple[int, int], stride: tuple[int, int]) -> tuple[int, int]:
+    """Taps or pixels of the largest phase of dx."""
+    return -(-extents[0] // stride[0]), -(-extents[1] // stride[1])
+
+
+def products_of(maps: Maps) -> float:
     """Products of an output and a channel, on large tiles."""
     m = ONLY.get(maps.r, 4)
     return maps.all * ((m + maps.r - 1) / m) ** 2
@@ -71,9 +80,10 @@ def applies(name: str, g: Geometry) -> bool:
     """
     maps = maps_of(name, (g.KH, g.KW), g.stride)
     strided = g.stride != (1, 1)
-    if products(maps) >= g.KH * g.KW or (strided and name == "input gradient"):
+    phases = prod(g.stride) if name == "input gradient" else 1
+    if products_of(maps) * phases >= g.KH * g.KW or g.KH < g.stride[0] or g.KW < g.stride[1]:
         return False
-    if (not maps.plain and g.dilation != (1, 1)) or prod(g.dilation) > MOST_BETWEEN:
+    if ((strided or not maps.plain) and g.dilation != (1, 1)) or prod(g.dilation) > MOST_BETWEEN:
         return False
     if (g.KH, g.KW) == (3, 3) and not strided:
         return True
@@ -83,17 +93,20 @@ def applies(name: str, g: Geometry) -> bool:
         return False
     if name == "weight gradient":
         return g.N * g.OH * g.OW >= LEAST_PIXELS
-    return s.r != 2 or (s.C // maps.all * g.KH * g.KW >= LEAST_PRODUCTS and s.C <= MOST_CHANNELS)
+    sums = s.C // maps.all * g.KH * g.KW / phases
+    return s.r != 2 or (sums >= LEAST_PRODUCTS and s.C <= MOST_CHANNELS)
 
 
 def bounds(name: str, g: Geometry, dtype: np.dtype, axes: Axes) -> bool:
     """Whether direct sums leave room for the bound of Winograd's rounding: where it has a name, or "auto" takes it.
 
-    In a large batch, as the bits of an image in y and dx are the same in any.
+    In a large batch, as the bits of an image in y and dx are the same in any. Not for kernels in parts, where direct
+    sums are the faster ones more often.
     """
     named = supports((g.KH, g.KW), g.stride, g.dilation)
     g = replace(g, N=LARGE_BATCH)
-    return named or (applies(name, g) and expected_ratio(name, g, dtype, axes) < 1)
+    plain = g.stride == (1, 1) and maps_of(name, (g.KH, g.KW), g.stride).plain
+    return named or (plain and applies(name, g) and expected_ratio(name, g, dtype, axes) < 1)
 
 
 @dataclass(frozen=True)
@@ -119,7 +132,7 @@ class Sums:
         """The pass `name`."""
         C, F, x, y = max(1, g.C // g.groups), g.F // g.groups, (g.H, g.W), (g.OH, g.OW)
         if name == "input gradient":
-            C, F, x, y = F, C, y, x
+            C, F, x, y = F, C, y, _of_phase(x, g.stride)
         return cls.over(maps_of(name, (g.KH, g.KW), g.stride), g.N, C, F, x, y, g.dilation)
 
     @classmethod
@@ -213,8 +226,9 @@ BATCH_LAST = 1.5
 # Direct: a multiply-add, and packing a vector of the panel or reading it from the strip, a share of the multiply-adds;
 # and how many times as long y and dx take where taps lie apart.
 DIRECT, PACKING, STRIP, APART = 0.95, 1.5, 0.15, 1.25
-# The same of y at a stride, and how much longer Winograd's dw takes on maps, for each pixel between two of a map.
-STRIDED, SORTING = 1.1, 0.2
+# The same of y at a stride; and how many times as long Winograd's dx takes at one, and how much longer dw on maps, for
+# each pixel from one of a map to the next.
+STRIDED, PHASES, SORTING = 1.1, 1.1, 0.2
 
 
 def expected_ratio(name: str, g: Geometry, dtype: np.dtype, axes: Axes) -> float:
@@ -224,7 +238,8 @@ def expected_ratio(name: str, g: Geometry, dtype: np.dtype, axes: Axes) -> float
     r, C, F, taps = s.r, s.C, s.F, g.KH * g.KW / s.maps.all
     turning = {LAYOUTS["NHWC"]: LAST, LAYOUTS["HWCN"]: BATCH_LAST}.get(axes, 1.0) * TRANSFORMS[r]
     CV, FV = -(-C // lanes), -(-F // lanes)
-    pixels = s.N * prod((g.H, g.W) if name == "input gradient" else (g.OH, g.OW))
+    phases = prod(g.stride) if name == "input gradient" else 1
+    pixels = s.N * prod((s.OH, s.OW)) * prod(s.dilation)
     m = grad_variant(g) if name == "weight gradient" else forward_variant(s)
     tiles = s.N * prod(s.dilation) * prod(s.tiles(m))
     if name == "weight gradient":
@@ -242,9 +257,10 @@ def expected_ratio(name: str, g: Geometry, dtype: np.dtype, axes: Axes) -> float
         work = _work_of_tiles(round_up(tiles, 4), C, CV, FV, -(-F // b.FB), turning)
         work += TRANSFORMS[r] * FILTERS * C * FV * (max(1, blocks) if C > b.KC else 1)
         rows = 2 if F == 1 else round_up(F, 4)
+        work *= PHASES if phases > 1 else 1
         direct = taps * pixels * C / lanes * (DIRECT * rows + min(PACKING, STRIP * rows))
-        direct *= APART if prod(s.dilation) > 1 else STRIDED if max(g.stride) > 1 else 1
-    return (m + r - 1) ** 2 * work / direct
+        direct *= APART if prod(s.dilation) > 1 else STRIDED if max(s.maps.stride) > 1 else 1
+    return (m + r - 1) ** 2 * phases * work / direct
 
 
 def _work_of_tiles(tiles: int, C: int, CV: int, FV: int, times: int, turning: float) -> float:
@@ -277,9 +293,9 @@ def _tile_block(N: int, rows: int, columns: int, most: int, batch_last: bool) ->
     return 1, *max(blocks, key=lambda block: rows * columns / (-(-rows // block[0]) * -(-columns // block[1])))
 
 
-def block_product(p: Product, dtype: np.dtype, axes: Axes, threads: int) -> forward.Blocking:
+def block_product(maps: Maps, p: Product, dtype: np.dtype, axes: Axes, threads: int) -> forward.Blocking:
     """Blocks of y or dx."""
-    s = Sums.over(maps_of("forward", (p.KH, p.KW), p.stride), p.N, p.C, p.F, (p.H, p.W), (p.OH, p.OW), p.dilation)
+    s = Sums.over(maps, p.N, p.C, p.F, (p.H, p.W), (p.OH, p.OW), p.dilation)
     return _block(forward_variant(s), s, dtype, axes, threads)
 
 
@@ -402,19 +418,22 @@ def block_weight_grad(
 
 
 def plan_products(plan: Plan, products: list[Product]) -> Plan:
-    """Plan of y or dx, one dense problem."""
-    dtype = plan.dtype
-    p = upright(*products)
-    b = block_product(p, dtype, plan.axes, plan.threads)
-    launches, buffers, scratch = [], {}, b.scratch
-    if not b.maps.plain:
-        buffers = {"parts": p.groups * p.F * p.C * b.maps.taps}
-        scratch = max(scratch, b.maps.table)
-        splitting, p = split(p, b.maps)
-        launches.append(splitting)
-    launches.append(forward.launch(p, b))
-    parallel = enough_work(plan.geometry, dtype)
-    program = Program(launches, plan.arrays, buffers, scratch, dtype, parallel, TOTAL_BYTES)
+    """Plan of y or dx, of one dense problem or as many as dx has phases."""
+    g, dtype = plan.geometry, plan.dtype
+    r = maps_of(plan.name, (g.KH, g.KW), g.stride).r
+    launches: list[Launch] = []
+    scratch, parts = 0, 0
+    for p in map(upright, products):
+        maps = Maps.cut((p.KH, p.KW), p.stride, r)
+        b = block_product(maps, p, dtype, plan.axes, plan.threads)
+        scratch = max(scratch, b.scratch, maps.table)
+        if not maps.plain or g.stride != (1, 1):
+            splitting, p = split(p, maps, parts)
+            launches.append(splitting)
+            parts += p.groups * p.F * p.w_strides[1]
+        launches.append(forward.launch(p, b))
+    parallel = enough_work(g, dtype)
+    program = Program(launches, plan.arrays, {"parts": parts}, scratch, dtype, parallel, TOTAL_BYTES)
     blocks = {"filters": b.FB, "channels": b.KC}
     if plan.name == "input gradient":
         blocks = {"channels": b.FB, "filters": b.KC}

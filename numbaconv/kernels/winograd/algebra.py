@@ -8,11 +8,13 @@ n = m + r - 1 multiplications in place of m r, one for each of n points at which
 
 Summed over channels before A^T and A are applied, each of the n^2 positions is a product of matrices. The input
 gradient is the same with the turned kernel; for the weight gradient m and r change places, and the sum runs over
-tiles. :func:`forward` and :func:`weight_grad` below are all of it.
+tiles. A larger kernel, or one at a stride, is a sum over r x r parts of it. :func:`forward`, :func:`weight_grad` and
+:func:`in_parts` below are all of it.
 
 Sources: S. Winograd, Arithmetic Complexity of Computations (SIAM 1980); A. Lavin, S. Gray, Fast Algorithms for
 Convolutional Neural Networks (CVPR 2016); for the choice of points B. Barabasz et al., Error Analysis and Improving
-the Accuracy of Winograd Convolution for Deep Neural Networks (ACM TOMS 46, 2020).
+the Accuracy of Winograd Convolution for Deep Neural Networks (ACM TOMS 46, 2020); for kernels in parts D. Huang et al.,
+DWM: A Decomposable Winograd Method for Convolution Acceleration (AAAI 2020).
 """
 
 from __future__ import annotations
@@ -104,3 +106,21 @@ def weight_grad(x: NDArray, dy: NDArray, m: int) -> NDArray:
     V = BT @ tiles_of(x, n, m) @ BT.T
     D = G @ tiles_of(dy, m, m) @ G.T
     return AT @ np.einsum("fhwij,chwij->fcij", D, V) @ AT.T
+
+
+def in_parts(x: NDArray, weight: NDArray, r: int, stride: int) -> tuple[NDArray, NDArray]:
+    """Maps of x and r x r parts of a larger kernel, whose :func:`forward` is the pass of that kernel at a stride.
+
+    Part (p, a) has the taps a + stride (r p + i), i < r, of an axis, and slides over every stride-th pixel.
+    """
+    K, (H, W) = weight.shape[2], x.shape[1:]
+    parts = -(-K // (stride * r))
+    size = parts * stride * r
+    x = np.pad(x, ((0, 0), (0, size), (0, size)))
+    weight = np.pad(weight, ((0, 0), (0, 0), (0, size - K), (0, size - K)))
+    OH, OW = (H - K) // stride + 1, (W - K) // stride + 1
+    first = [a + stride * r * p for p in range(parts) for a in range(stride)]
+    pairs = [(i, j) for i in first for j in first]
+    maps = [x[:, i::stride, j::stride][:, : OH + r - 1, : OW + r - 1] for i, j in pairs]
+    kernels = [weight[:, :, i::stride, j::stride][:, :, :r, :r] for i, j in pairs]
+    return np.concatenate(maps), np.concatenate(kernels, axis=1)

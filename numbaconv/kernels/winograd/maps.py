@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from ...geometry import Geometry
 from ..jit import helper
 from ..launch import Address, Launch, NestKernel
-from ..pixels import pack_pixels
+from ..pixels import clear_first, pack_pixels
 from ..problem import Product
 from ..rows import clear, inside
 from ..simd import integers, lanes_of, load, load_integer, moved, pointer, store, store_integer, unpacked
@@ -72,19 +72,20 @@ class Maps:
         return {"maps": self.all, "maps_w": self.count[1], "stride_h": self.stride[0], "stride_w": self.stride[1]}
 
 
-def split(p: Product, maps: Maps) -> tuple[Launch, Product]:
-    """The launch that makes the parts of the weight, in the buffer "parts", and the problem with those."""
+def split(p: Product, maps: Maps, first: int) -> tuple[Launch, Product]:
+    """The launch that makes the parts of the weight, from element `first` of "parts" on, and the problem with those."""
     strides = maps.strides(p.C)
-    weight = {"weight": p.weight}
+    weight: dict[str, int | Address] = {"weight": p.weight, "parts": Address("parts", first)}
     weight |= dict(zip(("w_group", "w_row", "w_channel", "w_kh", "w_kw"), p.w_strides, strict=True))
     launch = _launch(split_weight, SPLIT_WEIGHT, maps, p.groups, p.F, p.C, weight)
-    return launch, replace(p, weight=Address("parts"), w_strides=(p.F * strides[0], *strides), KH=maps.r, KW=maps.r)
+    parts = Address("parts", first)
+    return launch, replace(p, weight=parts, w_strides=(p.F * strides[0], *strides), KH=maps.r, KW=maps.r)
 
 
 def join(g: Geometry, values: dict[str, int | Address], maps: Maps) -> Launch:
     """The launch that makes dw of its parts; `values` are those of :func:`..weight_grad.arguments_of`."""
     F, C = g.F // g.groups, g.C // g.groups
-    return _launch(join_weight, JOIN_WEIGHT, maps, g.groups, F, C, values)
+    return _launch(join_weight, JOIN_WEIGHT, maps, g.groups, F, C, values | {"parts": Address("parts")})
 
 
 def _launch(
@@ -96,7 +97,7 @@ def _launch(
     C: int,
     values: dict[str, int | Address],
 ) -> Launch:
-    values = values | maps.arguments() | {"parts": Address("parts"), "r": maps.r}
+    values = values | maps.arguments() | {"r": maps.r}
     values |= {"groups": groups, "F": F, "C": C, "KH": maps.kernel_size[0], "KW": maps.kernel_size[1]}
     return Launch(kernel, names, values, groups * -(-F // ROWS))
 
@@ -138,7 +139,7 @@ def split_weight(scratch, arguments, worker):
         group, block = divmod(piece, blocks)
         for f in range(block * ROWS, min(F, (block + 1) * ROWS)):
             out, source = moved(parts, (group * F + f) * pitch), moved(weight, group * w_group + f * w_row)
-            clear(out, pitch)
+            clear_first(out, pitch)  # and nothing of the next filter, which may be another worker's
             for c in range(C):
                 for kh in range(KH):
                     for kw in range(KW):
