@@ -28,9 +28,17 @@ PICTURE = report.ROOT / "bench" / "figures" / "rounding.png"
 N, F, EXTENT = 2, 32, 16
 CHANNELS = tuple(2**k for k in range(4, 12))
 TABLE_CHANNELS = (16, 64, 256, 1024, 2048)
-# Maps of the weight gradient, whose sums run over the pixels, and its channels and filters; maps of 5x5 kernels.
+# Maps of the weight gradient, whose sums run over the pixels, and its channels and filters.
 MAPS, WIDTH = (7, 14, 56), 64
-FIVE_MAPS = (28, 56)
+# Layers that the name "winograd" does not do, and "auto" leaves to it.
+OTHERS = (
+    "2,64,56,56,64,5,5,1,2",
+    "2,64,56,56,64,7,7,1,3",
+    "2,64,56,56,64,5,5,2,2",
+    "2,3,224,224,64,7,7,2,3",
+    "2,3,224,224,64,11,11,4,2",
+    "2,128,56,56,128,3,3,2,1",
+)
 # The documented bound, in errors of the direct sum.
 BOUND = 3
 
@@ -108,9 +116,8 @@ def weight_grad_errors(extent: int) -> Errors:
     }
 
 
-def five_errors(extent: int, torch: bool) -> dict[str, Errors]:
-    """Errors of 5x5 kernels by pass: the direct sum's, auto's, which is Winograd's there, and PyTorch's."""
-    layer = shapes.parse_shape(f"{N},{WIDTH},{extent},{extent},{WIDTH},5,5,1,2")
+def other_errors(layer: shapes.Layer, torch: bool) -> dict[str, Errors]:
+    """Errors by pass, where `auto` takes Winograd's algorithm: the direct sum's, its own, and PyTorch's."""
     arrays = sides.make_arrays(layer, np.dtype(np.float32))
     wide = {name: array.astype(np.float64) for name, array in arrays.items()}
     exact = sides.numbaconv_side("exact", layer, wide, "NCHW", DIRECT)
@@ -122,7 +129,8 @@ def five_errors(extent: int, torch: bool) -> dict[str, Errors]:
 
     return {
         name: {side.name: rms(result(side, name), result(exact, name)) for side in rounded}
-        for name in ("y", "dx", "dw")
+        for name, algorithm in sides.algorithms(layer, "NCHW", "auto", np.dtype(np.float32)).items()
+        if algorithm == "winograd"
     }
 
 
@@ -195,24 +203,33 @@ def weight_grad_table(errors: dict[int, Errors]) -> str:
         shape, weight_shape = (N, WIDTH, extent, extent), (WIDTH, WIDTH, 3, 3)
         plan = numbaconv.explain(shape, weight_shape, padding=1, algorithm="winograd").weight_grad
         error = with_ratio(values["winograd"], values[DIRECT])
-        variant = plan.reason.partition(";")[0].replace(" x ", "x")
-        rows.append([f"{extent}x{extent}", number(values[DIRECT]), error, variant])
+        rows.append([f"{extent}x{extent}", number(values[DIRECT]), error, variant_of(plan)])
     return report.table(["map", DIRECT, "Winograd", "variant"], rows)
 
 
-def five_table(errors: dict[int, dict[str, Errors]]) -> str:
-    """One row for each map and pass."""
-    sides = [side for side in next(iter(errors.values()))["y"] if side != DIRECT]
-    rows = [
-        [f"{extent}x{extent}", name, number(values[DIRECT]), *(with_ratio(values[s], values[DIRECT]) for s in sides)]
-        for extent, passes in errors.items()
-        for name, values in passes.items()
-    ]
-    return report.table(["map", "pass", DIRECT, *sides], rows)
+def variant_of(plan: numbaconv.plan.Plan) -> str:
+    """F(m x m, r x r), as the plan gives its reason."""
+    return plan.reason.partition(";")[0].replace(" x ", "x")
+
+
+def other_table(errors: dict[shapes.Layer, dict[str, Errors]]) -> str:
+    """One row for each layer and pass."""
+    names = [name for name in next(iter(next(iter(errors.values())).values())) if name != DIRECT]
+    rows = []
+    for layer, passes in errors.items():
+        explained = numbaconv.explain(layer.shapes["x"], layer.shapes["weight"], **sides.options_of(layer))
+        plans = dict(zip(("y", "dx", "dw"), explained.plans, strict=True))
+        for name, values in passes.items():
+            ratios = (with_ratio(values[side], values[DIRECT]) for side in names)
+            rows.append([layer.name, name, number(values[DIRECT]), *ratios, variant_of(plans[name])])
+    return report.table(["layer", "pass", DIRECT, *names, "variant"], rows)
 
 
 def make_report(
-    forward: dict[int, Errors], weight_grad: dict[int, Errors], five: dict[int, dict[str, Errors]], footer: str
+    forward: dict[int, Errors],
+    weight_grad: dict[int, Errors],
+    others: dict[shapes.Layer, dict[str, Errors]],
+    footer: str,
 ) -> str:
     chosen = {C: values for C, values in forward.items() if C in TABLE_CHANNELS}
     return "\n\n".join(
@@ -222,8 +239,8 @@ def make_report(
             forward_table(chosen),
             f"The same of dw, with C = F = {WIDTH} and Winograd's variant as it is chosen:",
             weight_grad_table(weight_grad),
-            f"5x5 kernels, padding 2, C = F = {WIDTH}, where `auto` takes F(2x2, 5x5), and F(5x5, 2x2) for dw:",
-            five_table(five),
+            "Kernels that `auto` alone computes so, in the passes in which it does, stride and all:",
+            other_table(others),
             footer,
         )
     )
@@ -241,10 +258,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print("without the picture, which needs matplotlib: pip install 'numbaconv[bench]'", file=sys.stderr)
     forward = {C: forward_errors(C, torch) for C in CHANNELS}
     weight_grad = {extent: weight_grad_errors(extent) for extent in MAPS}
-    five = {extent: five_errors(extent, torch) for extent in FIVE_MAPS}
+    others = {layer: other_errors(layer, torch) for layer in map(shapes.parse_shape, OTHERS)}
     command = shlex.join(["python", "-m", "bench.rounding", *["--write"] * options.write])
     packages = ["NumPy", "Numba", *["torch"] * torch]
-    text = make_report(forward, weight_grad, five, f"Made by `{command}` on {report.footer(packages)}")
+    text = make_report(forward, weight_grad, others, f"Made by `{command}` on {report.footer(packages)}")
     print(text)
     if matplotlib:
         draw(options.plot, forward)

@@ -367,9 +367,10 @@ def test_rounding_of_one_layer():
     assert len(set(errors.values())) == 3
     for values in (errors, rounding.weight_grad_errors(8)):
         assert 0 < max(values.values()) <= rounding.BOUND * values["direct"]
-    five = rounding.five_errors(28, False)
-    assert list(five) == ["y", "dx", "dw"]
-    assert all(values["auto"] > values["direct"] > 0 for values in five.values())
+    for spec, names in (("2,64,28,28,64,5,5,1,2", ["y", "dx", "dw"]), ("2,3,112,112,64,11,11,4,2", ["y", "dw"])):
+        others = rounding.other_errors(shapes.parse_shape(spec), False)
+        assert list(others) == names
+        assert all(values["auto"] > values["direct"] > 0 for values in others.values())
 
 
 def test_rounding_report(monkeypatch, capsys, tmp_path):
@@ -379,8 +380,8 @@ def test_rounding_report(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(rounding, "README", readme)
     monkeypatch.setattr(rounding, "forward_errors", lambda C, torch: errors)
     monkeypatch.setattr(rounding, "weight_grad_errors", lambda extent: {"direct": 1e-7, "winograd": 2e-7})
-    five = {"y": {"direct": 3e-7, "auto": 6e-7}, "dw": {"direct": 2e-7, "auto": 9e-7}}
-    monkeypatch.setattr(rounding, "five_errors", lambda extent, torch: five)
+    others = {"y": {"direct": 3e-7, "auto": 6e-7}, "dw": {"direct": 2e-7, "auto": 9e-7}}
+    monkeypatch.setattr(rounding, "other_errors", lambda layer, torch: others)
     monkeypatch.setattr(rounding.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(rounding.report, "footer", lambda packages: f"a machine with {', '.join(packages)}")
     rounding.main(["--write", "--plot", str(picture)])
@@ -388,7 +389,7 @@ def test_rounding_report(monkeypatch, capsys, tmp_path):
     assert text.startswith("before\n") and text.endswith("\nafter\n")
     assert "| 2048 | 2e-07 | 1e-07, 0.5x | 5e-07, 2.5x |" in text
     assert "| 7x7 | 1e-07 | 2e-07, 2.0x | F(3x3, 4x4) |" in text
-    assert "| 56x56 | dw | 2e-07 | 9e-07, 4.5x |" in text
+    assert "| 2 of 3>64@224 11x11/4 pad 2 | dw | 2e-07 | 9e-07, 4.5x | F(3x3, 4x4) on 4x4 maps |" in text
     assert text.count("\n| 32 |") == 0, "a row that only the picture has"
     assert "Made by `python -m bench.rounding --write` on a machine with NumPy, Numba\n" in text
     assert not picture.exists()

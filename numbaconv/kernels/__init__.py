@@ -22,7 +22,7 @@ outputs; and :mod:`.weight_grad` has it with pixels as the index that is summed,
 :mod:`.weight_grad_pixels` with pixels in the vector, and :mod:`.weight_grad_filters` with filters.
 :mod:`.channels_last` turns the product round for NHWC and few channels, with :mod:`.product` in the place of
 :mod:`.gemm`. :mod:`.depthwise`, :mod:`.depthwise_weight_grad` and :mod:`.bias_grad` have nothing to tile.
-:mod:`.winograd` computes kernels of 3 x 3 to 5 x 5 at stride 1, dilated ones too, with fewer products.
+:mod:`.winograd` computes kernels of 2 x 2 taps or more, at any stride or dilated, with fewer products.
 
 :mod:`.simd` and :mod:`.tiles` are the instructions, each with its scalar meaning, and :mod:`.emit` is how LLVM spells
 them; :mod:`.rows` copies stretches of memory and :mod:`.turning` transposes blocks. :mod:`.launch` starts kernels,

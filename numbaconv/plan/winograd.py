@@ -228,7 +228,7 @@ BATCH_LAST = 1.5
 DIRECT, PACKING, STRIP, APART = 0.95, 1.5, 0.15, 1.25
 # The same of y at a stride; and how many times as long Winograd's dx takes at one, and how much longer dw on maps, for
 # each pixel from one of a map to the next.
-STRIDED, PHASES, SORTING = 1.1, 1.1, 0.2
+STRIDED, PHASES, SORTING = 1.1, 1.1, 0.1
 
 
 def expected_ratio(name: str, g: Geometry, dtype: np.dtype, axes: Axes) -> float:
@@ -461,8 +461,11 @@ def _finish(plan: Plan, program: Program, blocks: dict[str, int], b: forward.Blo
     blocks |= {"images": b.images, "rows of tiles": b.rows, "columns of tiles": b.columns}
     sizes = (b.r, b.m) if plan.name == "weight gradient" else (b.m, b.r)
     name = f"F({sizes[0]} x {sizes[0]}, {sizes[1]} x {sizes[1]})"
-    if not b.maps.plain:
+    stride = plan.geometry.stride
+    if b.maps.all > 1:
         name += f" on {b.maps.count[0]} x {b.maps.count[1]} maps"
+    if plan.name == "input gradient" and prod(stride) > 1:
+        name += f" in {stride[0]} x {stride[1]} phases"
     lanes = tiling.lanes(plan.dtype.itemsize)
     tile = tiling.FILTERS_MR, tiling.FILTERS_VECTORS * lanes
     return replace(plan, reason=f"{name}; {plan.reason}", program=program, blocks=blocks, tile=tile)
