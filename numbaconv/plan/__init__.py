@@ -32,6 +32,7 @@ from ..kernels import weight_grad as weight_grad_kernels
 from ..kernels.launch import Address, Launch, Program, entry_point
 from ..kernels.problem import Product, forward_problem
 from ..kernels.winograd import forward as winograd_forward
+from ..kernels.winograd import maps as winograd_maps
 from ..kernels.winograd import weight_grad as winograd_weight_grad
 from ..kernels.winograd.algebra import GRAD_VARIANTS, VARIANTS
 from . import channels_last, columns, depthwise, direct, weight_grad, winograd
@@ -254,6 +255,8 @@ def kernels() -> list[tuple[str, Callable[[np.dtype], object]]]:
         depthwise_weight_grad.add_depthwise_shares,
         *(winograd_forward.kernel(m, r) for m, r in VARIANTS),
         *(winograd_weight_grad.kernel(m, r) for m, r in GRAD_VARIANTS),
+        winograd_maps.split_weight,
+        winograd_maps.join_weight,
     )
     drivers = [("serial driver", False), ("parallel driver", True)]
     plain = (loops.forward, loops.input_grad, loops.weight_grad, loops.bias_grad)
