@@ -19,7 +19,7 @@ import numpy as np
 import numbaconv
 from bench import report, shapes, sides
 from numbaconv import calls
-from numbaconv.plan import plan_forward, winograd
+from numbaconv.plan import plan_forward, winograd_blocks
 
 README = report.ROOT / "README.md"
 MARKER = "bench.rounding"
@@ -58,13 +58,13 @@ Errors = dict[str, float]
 @contextmanager
 def forced_variant(m: int) -> Iterator[None]:
     """In here, Winograd's y and dx are computed in tiles of m x m outputs, whatever the planner would take."""
-    chosen = winograd.forward_variant
-    winograd.forward_variant = lambda *extents: m
+    chosen = winograd_blocks.forward_variant
+    winograd_blocks.forward_variant = lambda *extents: m
     forget_plans()
     try:
         yield
     finally:
-        winograd.forward_variant = chosen
+        winograd_blocks.forward_variant = chosen
         forget_plans()
 
 

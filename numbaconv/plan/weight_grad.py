@@ -11,7 +11,7 @@ from ..kernels import pixels, tiling, weight_grad, weight_grad_filters, weight_g
 from ..kernels.gemm import EXACT_ROWS, vectors_of_tile
 from ..kernels.launch import Address, Launch, Program
 from ..kernels.problem import Product, forward_problem
-from . import winograd
+from . import winograd, winograd_blocks
 from .base import (
     PIECES,
     Axes,
@@ -213,7 +213,7 @@ def _best_vector(
     if replace(by_pixels, in_place=False, dy_in_place=False).scratch(p) <= most:
         costs["pixels"] = _cost_of_pixels(p, by_pixels, axes, lanes)
     # 6 points round more than 3 times what sums of FILTERS_DEPTH do.
-    rounds_more = by_winograd and winograd.grad_variant(g) + g.KH > 5
+    rounds_more = by_winograd and winograd_blocks.grad_variant(g) + g.KH > 5
     if axes != LAYOUTS["HWCN"] and not rounds_more and replace(by_filters, in_place=False).scratch(p) <= most:
         costs["filters"] = _cost_of_filters(p, axes, lanes)
     return min(costs, key=lambda vector: costs[vector])
