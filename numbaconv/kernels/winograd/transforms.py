@@ -138,10 +138,10 @@ def make_tile_transform(kind, n, m, size):
     ):  # fmt: skip
         """destination[(i, j) * plane + c // lanes * block_pitch + tile * tile_pitch + c % lanes] = element (i, j).
 
-        Of channels `first` + c of a sum over `maps`, and of `rows` x `columns` times step_h x step_w tiles of each image,
-        whose pixels are (step_h, step_w) apart, the first at (top, left), as :func:`.maps.pack_maps` has them; tiles count
-        (image, row, row of a step, column, column of a step). `strip` has room for their pixels and `lines` for n rows of
-        them, in vectors.
+        Of channels `first` + c of a sum over `maps`, and of `rows` x `columns` times step_h x step_w tiles of each
+        image, whose pixels are (step_h, step_w) apart, the first at (top, left), as :func:`.maps.pack_maps` has them;
+        tiles count (image, row, row of a step, column, column of a step). `strip` has room for their pixels and
+        `lines` for n rows of them, in vectors.
         """
         lanes = lanes_of(strip)
         height, width = ((rows - 1) * m + size) * step_h, ((columns - 1) * m + size) * step_w
