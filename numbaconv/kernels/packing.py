@@ -55,6 +55,8 @@ def pack_strip(
                     out, source = moved(out, pitch), moved(source, x_c)
         return
     seen, seen_end = max(0, left), min(W, left + columns * stride_w)
+    # Rows of one vector are asked for in as much time as they are copied.
+    ask = x_w == 1 and columns > lanes
     for a in range(phases_h):
         h = top + (base_h + a * step_h) % stride_h
         top_row, end_row = inside(h, stride_h, H, rows)
@@ -73,7 +75,7 @@ def pack_strip(
                         clear(moved(planes, (i * rows + end_row) * columns), (rows - end_row) * columns)
                 for n in range(images):
                     source = moved(x, n * x_n + c * x_c + h * x_h + w * x_w)
-                    for v in range(top_row, end_row if b == 0 and x_w == 1 and c + 1 < channels else top_row):
+                    for v in range(top_row, end_row if ask and b == 0 and c + 1 < channels else top_row):
                         prefetch_run(
                             moved(x, n * x_n + (c + 1) * x_c + (h + v * stride_h) * x_h + seen), seen_end - seen
                         )
