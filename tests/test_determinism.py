@@ -26,6 +26,7 @@ REDUCTIONS = (
     Case("deep", 1, 257, 5, 5, 2, 3, 3, padding=1),
     Case("many_images", 33, 2, 9, 9, 3, 3, 3, padding=1),
     Case("strided", 3, 5, 33, 35, 7, 3, 3, stride=2, padding=1),
+    Case("one_map", 1, 1, 200, 190, 5, 3, 3, stride=2, padding=1),
 )
 BATCHES = (
     COMMON,

@@ -109,16 +109,30 @@ def test_weight_gradient_of_few_channels_has_another_index_in_the_vector():
         assert found in str(plans.weight_grad)
 
 
-def test_input_gradient_of_small_outputs_goes_by_columns():
-    """Where most taps of most pixels have no output; and not where each has one."""
-    for shape, weight, options, found in (
-        ((32, 16, 5, 5), (120, 16, 5, 5), {}, True),
-        ((5, 22, 9, 9), (80, 11, 4, 3), {"stride": (1, 2), "groups": 2}, True),
-        ((5, 12, 9, 8), (60, 12, 4, 3), {"stride": (2, 1), "padding": ((0, 1), (1, 0))}, True),
-        ((4, 64, 28, 28), (64, 64, 3, 3), {"padding": 1}, False),
+def test_input_gradient_goes_by_columns():
+    """Where most taps of most pixels have no output, or few channels a register tile; and not where neither is so."""
+    for layout, C, H, W, weight, options, found in (
+        ("NCHW", 16, 5, 5, (120, 16, 5, 5), {}, True),
+        ("NCHW", 22, 9, 9, (80, 11, 4, 3), {"stride": (1, 2), "groups": 2}, True),
+        ("NCHW", 1, 45, 45, (260, 1, 4, 2), {}, True),
+        ("NCHW", 3, 224, 224, (64, 3, 7, 7), {"stride": 2, "padding": 3}, True),
+        ("NHWC", 3, 114, 114, (78, 3, 3, 3), {"stride": 2}, True),
+        ("NCHW", 256, 28, 28, (256, 256, 3, 3), {"stride": 2, "padding": 1}, False),
+        ("NCHW", 64, 28, 28, (64, 64, 3, 3), {"padding": 1}, False),
     ):
-        plans = numbaconv.explain(shape, weight, algorithm="direct", **options)
-        assert ("by columns" in str(plans.input_grad)) == found
+        for N in (1, 64):
+            plans = numbaconv.explain(
+                in_layout(layout, N, C, H, W), weight, layout=layout, algorithm="direct", **options
+            )
+            assert ("by columns" in str(plans.input_grad)) == found
+
+
+def test_threads_share_the_rows_of_one_map(set_threads, every_call_parallel):
+    """As segments of dx by columns, where there are no more images or channels to share."""
+    set_threads(2)
+    plans = numbaconv.explain((1, 1, 200, 190), (5, 1, 3, 3), stride=2, padding=1, algorithm="direct")
+    assert "by columns" in str(plans.input_grad)
+    assert plans.input_grad.program.pieces >= 2
 
 
 def test_layer_explains_itself():

@@ -17,9 +17,9 @@ matrices, in one nest::
           micro-kernel   MR filters by NR pixels in registers, one multiply-add per product      gemm, tiles, tiling
 
 :mod:`.forward` has this nest for y, with a weight that has to be packed in :mod:`.weight_panels`; :mod:`.input_grad`
-shows that dx is the same nest on dy, a :mod:`.problem` for each phase, and :mod:`.input_grad_columns` has dx of small
-outputs; and :mod:`.weight_grad` has it with pixels as the index that is summed, and for few channels
-:mod:`.weight_grad_pixels` with pixels in the vector, and :mod:`.weight_grad_filters` with filters.
+shows that dx is the same nest on dy, a :mod:`.problem` for each phase, and :mod:`.input_grad_columns` has dx of few
+channels and of small outputs; and :mod:`.weight_grad` has it with pixels as the index that is summed, and for few
+channels :mod:`.weight_grad_pixels` with pixels in the vector, and :mod:`.weight_grad_filters` with filters.
 :mod:`.channels_last` turns the product round for NHWC and few channels, with :mod:`.product` in the place of
 :mod:`.gemm`. :mod:`.depthwise`, :mod:`.depthwise_weight_grad` and :mod:`.bias_grad` have nothing to tile.
 :mod:`.winograd` computes kernels of 2 x 2 taps or more, at any stride or dilated, with fewer products.

@@ -1,21 +1,28 @@
-"""Input gradient of small maps: the products of each output, then their sums, as "col2im" does.
+"""Input gradient by columns: the products of each output, then their sums, as "col2im" does.
 
     columns[c, kh, kw][oh, ow] = sum over f of weight[f, c, kh, kw] * dy[f, oh, ow]
     dx[c, h, w] = sum of columns[c, kh, kw][oh, ow] with oh * stride - top + kh * dilation = h, and likewise w
 
-:mod:`.input_grad` computes every tap of every pixel, in the border also those that no output has. Where y is much
-smaller than dx, as with a 5 x 5 kernel on 5 x 5 pixels, those are most.
+:mod:`.input_grad` computes a row of `a` for each channel, and every tap of every pixel. Here channels and taps are rows
+of `a` together: a few channels fill a register tile, and dy is packed once for all taps, at any stride. Nor are there
+products for pixels in the border that no output has, which for a 5 x 5 kernel on 5 x 5 pixels are most.
 
-    for some channels of dx, and for some images:                  one piece of work
-        for a block of KC filters:
-            pack dy                                                strip [f][image, oh, ow]
-            for a panel of MR channels, and a tap:
-                product                                            columns [c][image, oh, ow]
-                add each row where the tap reads                   map [c][image, h, w], padded
-        write the map to dx
+    for some channels of dx, some images, and a segment of their rows:   one piece of work
+        for a block of rows of outputs:
+            for a block of KC filters:
+                pack dy                                                  strip [f][image, oh, ow]
+                for a panel of MR rows (c, kh, kw):
+                    pack the weight                                      panel [f][row]
+                    product                                              columns [row][image, oh, ow]
+                    add each row where its tap reads                     map [c][remainders][image, row, column]
+            write the rows of the map that are complete to dx
 
-Pieces write different channels or images of dx, and the order of each sum is that of f, then of the taps, whoever
-claims the piece: the same bits for any number of threads.
+The map is sorted by remainders modulo the stride, as the strip of the forward pass is, so that outputs side by side add
+to pixels side by side. What later outputs add to, its last rows, moves up for the next block.
+
+Pieces write different channels, images or rows of dx. The order of each sum is that of blocks of rows, of f, and of the
+taps, whoever claims the piece: a segment computes once more the outputs before it that add to its rows, in the blocks
+that they have there. So the bits are the same for any number of threads.
 """
 
 from __future__ import annotations
@@ -28,57 +35,74 @@ from .jit import helper
 from .launch import Address, Launch, NestKernel
 from .packing import pack_strip, unpack_sums
 from .problem import Product
-from .rows import clear
+from .rows import clear, clear_first, inside, merge_run, write_run
 from .simd import (
     integers,
     lanes_of,
     load,
+    load_integer,
     moved,
     pointer,
     store,
+    store_integer,
     unpacked,
     vector_add,
     vector_load_first,
+    vector_store,
     vector_store_first,
 )
 from .work import claim
 
 MR = tiling.MR
+# Elements that have room for an int64.
+PLACES = 2
 
 
 @dataclass(frozen=True)
 class Blocking:
-    """Sizes of the nest: channels of dx, whole panels of them, KC filters, and images."""
+    """Sizes of the nest: channels of dx, KC filters, images, rows of outputs, and segments of so many such blocks."""
 
     channels: int
     KC: int
     images: int
-    #: Rows and columns of a padded map.
-    height: int
+    rows: int
+    segment: int
+    #: Rows of a map behind those of the outputs, of which `reach` get products, and its columns.
+    tail: int
+    reach: int
     width: int
     #: Elements from one filter of the strip, and from one row of columns, to the next; and of the map of a channel.
     pitch: int
     map_pitch: int
+    #: Elements of a row of dx, where those of several maps are merged.
+    line: int
 
-    @property
-    def scratch(self) -> int:
-        """Elements of scratch of a worker: columns, strip and map."""
-        return (MR + self.KC) * self.pitch + self.channels * self.map_pitch
+    def scratch(self, taps: int) -> int:
+        """Elements of scratch of a worker: columns, strip, maps, rows of dx, the panel, and where taps and rows are."""
+        maps = self.channels * (self.map_pitch + self.line)
+        return (MR + self.KC) * self.pitch + maps + PLACES * (taps + MR) + self.KC * MR + MR
 
 
 def launch(p: Product, b: Blocking, values: dict[str, int | Address]) -> Launch:
     """`p` is the forward pass over dy that dx would be; `values` has what else COLUMNS names."""
-    values = p.arguments() | values | {"panels": Address("panels")}
-    values |= {"channels": b.channels, "KC": b.KC, "images": b.images}
-    values |= {"height": b.height, "width": b.width, "pitch": b.pitch, "map_pitch": b.map_pitch}
-    pieces = p.groups * -(-p.F // b.channels) * -(-p.N // b.images)
-    return Launch(input_grad_columns, COLUMNS, values, pieces)
+    values = p.arguments() | values
+    values |= {"channels": b.channels, "KC": b.KC, "images": b.images, "rows": b.rows, "segment": b.segment}
+    values |= {"tail": b.tail, "reach": b.reach, "width": b.width, "pitch": b.pitch, "map_pitch": b.map_pitch}
+    values |= {"line": b.line}
+    return Launch(input_grad_columns, COLUMNS, values, pieces(p, b))
+
+
+def pieces(p: Product, b: Blocking) -> int:
+    """Pieces of work."""
+    segments = -(-p.H // (b.rows * b.segment))
+    return p.groups * -(-p.F // b.channels) * -(-p.N // b.images) * segments
 
 
 COLUMNS = (
-    "record", "x", "x_n", "x_c", "x_h", "x_w", "H", "W", "panels", "y", "y_n", "y_f", "y_h", "y_w", "OH", "OW",
-    "N", "groups", "C", "F", "KH", "KW", "step_h", "step_w", "apart_h", "apart_w", "top", "left", "channels", "KC",
-    "images", "height", "width", "pitch", "map_pitch", "accumulate", "scratch_size",
+    "record", "x", "x_n", "x_c", "x_h", "x_w", "H", "W", "weight", "w_group", "w_row", "w_channel", "w_kh", "w_kw",
+    "y", "y_n", "y_f", "y_h", "y_w", "OH", "OW", "N", "groups", "C", "F", "KH", "KW", "step_h", "step_w",
+    "apart_h", "apart_w", "top", "left", "channels", "KC", "images", "rows", "segment", "tail", "reach", "width",
+    "pitch", "map_pitch", "line", "accumulate", "scratch_size",
 )  # fmt: skip
 COLUMNS_COUNT = len(COLUMNS)
 
@@ -87,67 +111,105 @@ COLUMNS_COUNT = len(COLUMNS)
 def input_grad_columns(scratch, arguments, worker):
     """x of the problem is dy, y is dx, its filters are the channels; `step` is the stride, `apart` the dilation."""
     (
-        _, dy_address, dy_n, dy_f, dy_h, dy_w, OH, OW, panels_address, dx_address, dx_n, dx_c, dx_h, dx_w, H, W,
-        N, groups, F, C, KH, KW, stride_h, stride_w, dilation_h, dilation_w, top, left,
-        channels, KC, images, height, width, pitch, map_pitch, accumulate, scratch_size,
+        _, dy_address, dy_n, dy_f, dy_h, dy_w, OH, OW, weight_address, w_group, w_c, w_f, w_kh, w_kw,
+        dx_address, dx_n, dx_c, dx_h, dx_w, H, W, N, groups, F, C, KH, KW, stride_h, stride_w,
+        dilation_h, dilation_w, top, left, channels, KC, images, rows, segment, tail, reach, width,
+        pitch, map_pitch, line, accumulate, scratch_size,
     ) = unpacked(arguments, COLUMNS_COUNT)  # fmt: skip
-    dy, dx, panels = pointer(dy_address, scratch), pointer(dx_address, scratch), pointer(panels_address, scratch)
+    dy, dx, weight = pointer(dy_address, scratch), pointer(dx_address, scratch), pointer(weight_address, scratch)
     columns = moved(scratch, worker * scratch_size)
     strip = moved(columns, MR * pitch)
     maps = moved(strip, KC * pitch)
+    lines = moved(maps, channels * map_pitch)
     taps = KH * KW
+    behind = moved(lines, channels * line)
+    # Where a tap adds, and from where a row of the panel comes.
+    table, places = integers(behind), integers(moved(behind, PLACES * taps))
+    panel = moved(behind, PLACES * (taps + MR))
+    height = rows + tail
+    plane = images * height * width
+    for tap in range(taps):
+        kh, kw = divmod(tap, KW)
+        v, u = kh * dilation_h, kw * dilation_w
+        remainder = v % stride_h * stride_w + u % stride_w
+        store_integer(table, tap, remainder * plane + v // stride_h * width + u // stride_w)
+    in_rows = w_kw == 1 and w_kh == KW and w_c == taps
     blocks, c_blocks = (N + images - 1) // images, (C + channels - 1) // channels
-    # Panels of a tap, [group][channel // MR][f][channel % MR], follow those of the one before.
-    a_pitch = F * MR
-    group_pitch = (C + MR - 1) // MR * a_pitch
-    tap_pitch = groups * group_pitch
+    segments = (OH + rows * segment - 1) // (rows * segment)
     while True:
         piece = claim(arguments, worker)
-        if piece >= groups * c_blocks * blocks:
+        if piece >= groups * c_blocks * blocks * segments:
             return 0
-        group_block, block = divmod(piece, blocks)
+        rest, part = divmod(piece, segments)
+        group_block, block = divmod(rest, blocks)
         group, c_block = divmod(group_block, c_blocks)
         n, c = block * images, c_block * channels
         depth, here = min(images, N - n), min(channels, C - c)
+        start, end = part * rows * segment, min((part + 1) * rows * segment, OH)
         clear(maps, here * map_pitch)
-        for f in range(0, F, KC):
-            filters = min(KC, F - f)
-            pack_strip(
-                strip, pitch, moved(dy, n * dy_n + (group * F + f) * dy_f), dy_n, dy_f, dy_h, dy_w, OH, OW, filters, 1,
-                1, 1, 1, 0, 0, 0, 0, depth, OH, OW, 1, 0, 0,
-            )  # fmt: skip
-            for r in range(0, here, MR):
-                rows = min(MR, here - r)
-                a = moved(panels, group * group_pitch + (c + r) // MR * a_pitch + f * MR)
-                for tap in range(taps):
-                    kh, kw = divmod(tap, KW)
+        oh = max(0, start - reach)
+        while oh < end:
+            count = min(oh // rows * rows + rows, end) - oh
+            for f in range(0, F, KC):
+                filters = min(KC, F - f)
+                pack_strip(
+                    strip, pitch, moved(dy, n * dy_n + (group * F + f) * dy_f), dy_n, dy_f, dy_h, dy_w, OH, OW, filters,
+                    1, 1, 1, 1, 0, 0, 0, 0, depth, count, OW, 1, oh, 0,
+                )  # fmt: skip
+                source = moved(weight, group * w_group + f * w_f + c * w_c)
+                for r in range(0, here * taps, MR):
+                    panel_rows = min(MR, here * taps - r)
+                    if in_rows:
+                        pack_side_by_side(panel, moved(source, r), w_f, filters, panel_rows)
+                    else:
+                        pack_apart(panel, places, source, w_f, w_c, w_kh, w_kw, KH, KW, filters, r, panel_rows)
                     multiply_panel(
-                        rows, depth * OH * OW, filters, 1, integers(columns), moved(a, tap * tap_pitch), 1, MR, strip,
-                        pitch, columns, pitch, FRESH, a, pitch,
+                        panel_rows, depth * count * OW, filters, 1, table, panel, 1, MR, strip, pitch, columns, pitch,
+                        FRESH, panel, pitch,
                     )  # fmt: skip
-                    for i in range(rows):
-                        place = (r + i) * map_pitch + kh * dilation_h * width + kw * dilation_w
-                        column = moved(columns, i * pitch)
-                        add_column(
-                            moved(maps, place), height * width, stride_h * width, stride_w, column, depth, OH, OW
-                        )
-        unpack_sums(
-            moved(maps, top * width + left), map_pitch, here, moved(dx, n * dx_n + (group * C + c) * dx_c), dx_n, dx_c,
-            dx_h, dx_w, depth, H, W, height, width, 1, accumulate,
-        )  # fmt: skip
+                    for i in range(panel_rows):
+                        channel, tap = divmod(r + i, taps)
+                        target = moved(maps, channel * map_pitch + load_integer(table, tap))
+                        add_column(target, height * width, width, moved(columns, i * pitch), depth, count, OW)
+            if oh >= start:
+                out = moved(dx, n * dx_n + (group * C + c) * dx_c)
+                write_map(
+                    out, dx_n, dx_c, dx_h, dx_w, H, W, maps, map_pitch, plane, lines, line, depth, height, width, here,
+                    stride_h, stride_w, top, left, oh, count + tail if oh + count == OH else count, accumulate,
+                )  # fmt: skip
+            oh += count
+            for i in range(here * stride_h * stride_w if oh < end else 0):
+                channel, remainder = divmod(i, stride_h * stride_w)
+                move_up(moved(maps, channel * map_pitch + remainder * plane), count * width, height * width)
 
 
 @helper
-def add_column(maps, plane, row, step, column, images, OH, OW):
-    """maps[n * plane + oh * row + ow * step] += column[(n * OH + oh) * OW + ow]"""
+def pack_side_by_side(panel, weight, w_f, filters, rows):
+    """panel[f * MR + r] = weight[f * w_f + r] for r < rows, and 0 for r < MR.
+
+    May write up to lanes - 1 elements more.
+    """
+    for f in range(filters):
+        for r in range(0, MR, lanes_of(panel)):
+            vector_store(panel, f * MR + r, vector_load_first(weight, f * w_f + r, max(0, rows - r)))
+
+
+@helper
+def pack_apart(panel, places, weight, w_f, w_c, w_kh, w_kw, KH, KW, filters, first, rows):
+    """The same of rows (c, kh, kw) from `first` on, wherever they are; those behind the last one are the last one."""
+    for r in range(MR):
+        c, tap = divmod(first + min(r, rows - 1), KH * KW)
+        kh, kw = divmod(tap, KW)
+        store_integer(places, r, c * w_c + kh * w_kh + kw * w_kw)
+    for f in range(filters):
+        for r in range(MR):
+            store(panel, f * MR + r, load(weight, f * w_f + load_integer(places, r)))
+
+
+@helper
+def add_column(maps, plane, row, column, images, OH, OW):
+    """maps[n * plane + oh * row + ow] += column[(n * OH + oh) * OW + ow]"""
     lanes = lanes_of(maps)
-    if step != 1:
-        for n in range(images):
-            for oh in range(OH):
-                out, source = moved(maps, n * plane + oh * row), moved(column, (n * OH + oh) * OW)
-                for ow in range(OW):
-                    store(out, ow * step, load(out, ow * step) + load(source, ow))
-        return
     # From row to row, or from image to image where a vector of the next row reaches into the one just stored, and would
     # have to wait for it.
     by_rows = row >= lanes
@@ -162,3 +224,71 @@ def add_column(maps, plane, row, step, column, images, OH, OW):
                 total = vector_add(vector_load_first(out, 0, count), vector_load_first(source, 0, count))
                 vector_store_first(out, 0, total, count)
                 out, source = moved(out, inner_step), moved(source, inner_source)
+
+
+@helper
+def move_up(plane, by, count):
+    """plane[i] = plane[i + by] for i < count - by, and then 0 up to plane[count]; nothing else is written."""
+    write_run(plane, 1, moved(plane, by), count - by, False)
+    clear_first(moved(plane, count - by), by)
+
+
+@helper
+def write_map(
+    dx, dx_n, dx_c, dx_h, dx_w, H, W, maps, map_pitch, plane, lines, line, images, height, width, channels, stride_h,
+    stride_w, top, left, first, count, accumulate,
+):  # fmt: skip
+    """Write `count` rows of each remainder from the top of the map: rows (first + v) * stride_h - top + a of dx."""
+    if stride_w == 1:
+        for a in range(stride_h):
+            # The v < count with 0 <= h + v * stride_h < H.
+            h = first * stride_h - top + a
+            low, high = inside(h, stride_h, H, count)
+            unpack_sums(
+                moved(maps, a * plane + low * width + left), map_pitch, channels,
+                moved(dx, (h + low * stride_h) * dx_h), dx_n, dx_c, stride_h * dx_h, dx_w, images, high - low, W,
+                height, width, 1, accumulate,
+            )  # fmt: skip
+        return
+    # Row by row of a channel; or of all channels, where those of a pixel lie together.
+    in_place = dx_w == 1 and not accumulate
+    together = 1 if in_place else channels
+    places = (
+        place_in_planes(left, stride_w, plane),
+        place_in_planes(left + 1, stride_w, plane),
+        place_in_planes(left + 2, stride_w, plane),
+        place_in_planes(left + 3, stride_w, plane),
+    )
+    begin, end = max(0, first * stride_h - top), min(H, (first + count) * stride_h - top)
+    for n in range(images):
+        for c in range(0, channels, together):
+            v, a = divmod(begin + top, stride_h)
+            for h in range(begin, end):
+                source = moved(maps, c * map_pitch + a * stride_w * plane + (n * height + v - first) * width)
+                out = moved(dx, n * dx_n + c * dx_c + h * dx_h)
+                for i in range(together):
+                    target = out if in_place else moved(lines, i * line)
+                    merge_row(target, moved(source, i * map_pitch), plane, stride_w, places, left, W)
+                if not in_place:
+                    unpack_sums(lines, line, channels, out, dx_n, dx_c, dx_h, dx_w, 1, 1, W, 1, W, 1, accumulate)
+                v, a = (v, a + 1) if a + 1 < stride_h else (v + 1, 0)
+
+
+@helper
+def merge_row(destination, source, plane, step, places, first, count):
+    """destination[i] = source[j % step * plane + j // step], j = first + i, for i < count, and nothing else.
+
+    `places` are those of the first few.
+    """
+    if step <= 4:
+        merge_run(destination, source, step, places, count)
+    else:
+        for i in range(count):
+            store(destination, i, load(source, place_in_planes(first + i, step, plane)))
+
+
+@helper
+def place_in_planes(i, step, plane):
+    """Where element i is among `step` planes, sorted by remainder."""
+    u, remainder = divmod(i, step)
+    return remainder * plane + u

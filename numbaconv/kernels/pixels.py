@@ -5,7 +5,7 @@ What layout, padding and strides an activation has ends here, as it does in :mod
 
 from . import tiling
 from .jit import helper
-from .rows import clear, copy_few, copy_rows, copy_run, inside, pack_rows, write_run
+from .rows import clear, clear_first, copy_few, copy_rows, copy_run, inside, pack_rows, write_run
 from .simd import (
     lanes_of,
     load,
@@ -16,7 +16,6 @@ from .simd import (
     vector_store,
     vector_store_first,
     vector_store_merged,
-    vector_zero,
 )
 from .turning import (
     WHOLE_BLOCKS,
@@ -114,22 +113,14 @@ def merge_channels(line, source, step, pixels, channels):
             continue
         second = vector_load_first(source, step + u, count)
         if channels == 2:
-            vector_store_merged(out, (first, second), count)
+            vector_store_merged(out, (first, second), 2 * count)
             continue
         third = vector_load_first(source, 2 * step + u, count)
         if channels == 3:
-            vector_store_merged(out, (first, second, third), count)
+            vector_store_merged(out, (first, second, third), 3 * count)
         else:
             fourth = vector_load_first(source, 3 * step + u, count)
-            vector_store_merged(out, (first, second, third, fourth), count)
-
-
-@helper
-def clear_first(destination, count):
-    """destination[i] = 0 for i < count, and nothing else."""
-    lanes = lanes_of(destination)
-    for i in range(0, count, lanes):
-        vector_store_first(destination, i, vector_zero(destination), min(lanes, count - i))
+            vector_store_merged(out, (first, second, third, fourth), 4 * count)
 
 
 @helper

@@ -18,6 +18,7 @@ from .simd import (
     vector_load_split,
     vector_store,
     vector_store_first,
+    vector_store_merged,
     vector_zero,
     zero_of,
 )
@@ -47,6 +48,14 @@ def clear(destination, count):
     """destination[i] = 0 for i < count. May write up to lanes - 1 elements more."""
     for i in range(0, count, lanes_of(destination)):
         vector_store(destination, i, vector_zero(destination))
+
+
+@helper
+def clear_first(destination, count):
+    """destination[i] = 0 for i < count, and nothing else."""
+    lanes = lanes_of(destination)
+    for i in range(0, count, lanes):
+        vector_store_first(destination, i, vector_zero(destination), min(lanes, count - i))
 
 
 @helper
@@ -161,6 +170,26 @@ def copy_split(destination, places, pitch, source, row_step, rows, first, last, 
                 put(out, to_2, value_2, room)
                 put(out, to_3, value_3, room)
             out, line = moved(out, pitch), moved(line, row_step)
+
+
+@helper
+def merge_run(destination, source, step, places, count):
+    """destination[u * step + r] = source[places[r] + u] for u * step + r < count, r < step, 2 to 4; writes no more.
+
+    The other way round of :func:`copy_split`. Reads whole vectors.
+    """
+    lanes = lanes_of(destination)
+    from_0, from_1, from_2, from_3 = places
+    for i in range(0, count, step * lanes):
+        out, left = moved(destination, i), min(step * lanes, count - i)
+        value_0, value_1 = vector_load(source, from_0), vector_load(source, from_1)
+        if step == 2:
+            vector_store_merged(out, (value_0, value_1), left)
+        elif step == 3:
+            vector_store_merged(out, (value_0, value_1, vector_load(source, from_2)), left)
+        else:
+            vector_store_merged(out, (value_0, value_1, vector_load(source, from_2), vector_load(source, from_3)), left)
+        source = moved(source, lanes)
 
 
 @helper

@@ -277,13 +277,12 @@ def vector_load_split(typingctx, p, step, first, last):
 
 @intrinsic
 def vector_store_merged(typingctx, p, values, count):
-    """p[i * step + r] = v_r[i] for i < count, `values` being (v_0, v_1, ...), `step` of them; writes no more"""
+    """p[j] = v_r[i], j = i * step + r, for j < count, `values` being (v_0, v_1, ...), `step` of them; writes no more"""
     vector, step = values.dtype, values.count
 
     def generate(context, builder, signature, args):
         lanes = vector.lanes
         parts = [builder.extract_value(args[1], r) for r in range(step)]
-        end = builder.mul(args[2], ir.Constant(I64, step))
         for k in range(step):
             # Every part adds the lanes that are its own.
             merged = parts[0]
@@ -295,7 +294,7 @@ def vector_store_merged(typingctx, p, values, count):
                     picks.append(lanes + i if own == r else known)
                 merged = builder.shuffle_vector(merged, parts[r], ir.Constant(ir.VectorType(I32, lanes), picks))
             here = ir.Constant(I64, k * lanes)
-            emit_store_first(builder, merged, args[0], here, builder.sub(end, here), vector)
+            emit_store_first(builder, merged, args[0], here, builder.sub(args[2], here), vector)
         return context.get_dummy_value()
 
     return types.void(p, values, types.int64), generate

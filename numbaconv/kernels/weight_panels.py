@@ -29,9 +29,9 @@ def _whole(p: Product) -> Product:
     return replace(p, weight=start, w_strides=(*p.w_strides[:3], w_kh, w_kw), KH=KH, KW=KW)
 
 
-def packing(p: Product, apart: bool = False) -> Launch:
-    """The launch that packs the weight of a problem, or of all parts of its kernel; taps `apart` are parts as well."""
-    every_h, every_w = p.part.every if p.part else (p.KH, p.KW) if apart else (1, 1)
+def packing(p: Product) -> Launch:
+    """The launch that packs the weight of a problem, or of all parts of its kernel."""
+    every_h, every_w = p.part.every if p.part else (1, 1)
     p = _whole(p)
     values = p.arguments() | {"panels": Address("panels")}
     values |= {"every_h": min(every_h, p.KH), "every_w": min(every_w, p.KW)}

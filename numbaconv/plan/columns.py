@@ -3,80 +3,169 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
+
+import numpy as np
 
 from ..geometry import LAYOUTS, Geometry
-from ..kernels import input_grad, input_grad_columns, tiling, weight_panels
+from ..kernels import input_grad, input_grad_columns, tiling
+from ..kernels.input_grad_columns import Blocking
 from ..kernels.launch import Address, Program
 from . import winograd
-from .base import Plan, Strides, enough_work, even_blocks, pieces_of_output
+from .base import Axes, Plan, Strides, enough_work, even_blocks, pieces_of_output, round_up
 from .direct import COPY_COST, odd_lines, register_tile
 
-# Multiply-adds of vectors that cost as much as adding a vector of columns to a map, and as adding one element.
-ADDING, ADDING_ONE = 8, 2
-# The share of a product that turning channels-last arrays costs, and back.
-TURNED = 0.15
-# Outputs of a block, as in the forward nest.
-MOST_OUTPUTS = 2 * tiling.NC_BYTES
+# Costs, all in the time of a multiply-add of vectors, fitted to 350 random layers on Zen 5; the choice they make takes
+# 2 to 3% longer than the faster of both would.
+# Of a row of pixels that is added to a map, and of each vector of it; of a panel's row of the weight; of each map, and
+# of clearing a vector of it; of writing a row of dx, a vector that is merged from maps, a pixel that is turned.
+ADD_ROW, ADD, PACK, MAP, CLEAR, WRITE_ROW, MERGE, WRITE_TURNED = 3, 9, 16, 12, 2, 75, 10, 8
+# Of copying a vector of dy, and of turning one.
+COPY, TURN = 12, 22
+# By phases: of a multiply-add on a strip, of a vector of it, and of writing an element alone, and a row and a vector.
+ON_STRIP, STRIP, WRITE_ALONE, WRITE_FEW, WRITE = 1.2, 16, 3.7, 10, 10
+# In channels-last arrays, of copying a vector of dy, and of writing a pixel's vector.
+COPY_LAST, WRITE_LAST = 15, 22
+# Of filling pixels that no output reads.
+FILL, FILL_LAST = 8, 16
+# The share of the time of phases from which on columns are expected to be faster: the costs are right to about 20%.
+SURE = 0.95
+# A product of one or two rows has few sums at a time, and waits for each.
+FEW_ROWS = 8 / 3
+# Rows of `a` that make copying dy cheap.
+MANY_ROWS = 128
+# Outputs of a block, and where several images are one; and the maps and the strip of a worker.
+MOST_OUTPUTS, FEW_OUTPUTS = 64 * 1024, 2 * tiling.NC_BYTES
+MAPS_BYTES, STRIP_BYTES = tiling.PANEL_BYTES // 4, tiling.PANEL_BYTES * 5 // 4
 
 
 def plan_pass(plan: Plan, y: Strides, start: int, w: Strides, x: Strides) -> Plan | None:
     """Plan of dx by columns; None where other ways are expected to be faster, from the shape and the layout alone."""
     g, dtype = plan.geometry, plan.dtype
-    lanes, line = tiling.lanes(dtype.itemsize), 64 // dtype.itemsize
     C, F, taps = g.C // g.groups, g.F // g.groups, g.KH * g.KW
     nothing = min(g.N, C, F, g.H, g.W, g.OH, g.OW, taps) == 0
-    nhwc, hwcn = plan.axes == LAYOUTS["NHWC"], plan.axes == LAYOUTS["HWCN"]
-    if plan.algorithm != "direct" or nothing or hwcn:
+    if plan.algorithm != "direct" or nothing or plan.axes == LAYOUTS["HWCN"]:
         return None
     # Sums of sums have less rounding than the bound of Winograd's, 3 times direct's, has room for.
     if winograd.bounds("input gradient", g, dtype, plan.axes):
         return None
-    height = max((g.OH - 1) * g.stride[0] + (g.KH - 1) * g.dilation[0] + 1, g.padding[0] + g.H)
-    width = max((g.OW - 1) * g.stride[1] + (g.KW - 1) * g.dilation[1] + 1, g.padding[2] + g.W)
-    outputs, pixels = g.OH * g.OW, height * width
-    room = tiling.PANEL_BYTES // 4 // dtype.itemsize  # for a map; the strip has five times as much
-    most = max(outputs, MOST_OUTPUTS // dtype.itemsize)
-    if tiling.MR * pixels > room or most > room // 8:
+    # The choice decides the order of a sum, which depends on the shape of an image alone.
+    usual = _blocks(replace(g, N=1 << 20), dtype.itemsize, 1)
+    if usual is None or not _pays(g, plan.axes, dtype, usual):
         return None
-    # The filters of a block decide the order of a sum, whatever the batch is.
-    KC = even_blocks(F, min(tiling.DEPTH, 5 * room // odd_lines(most + lanes, line)))
-    if not _pays(g, nhwc, lanes, -(-F // KC)):
-        return None
-    images = max(1, min(g.N, most // outputs))
-    panels = g.groups * -(-C // tiling.MR)
-    least = pieces_of_output(plan.threads)
-    while images > 1 and (-(-g.N // images) * panels < least or tiling.MR * images * pixels > room):
-        images = -(-images // 2)
-    pieces = -(-least // (g.groups * -(-g.N // images)))
-    channels = even_blocks(C, min(room // (images * pixels), max(tiling.MR, C // pieces)), tiling.MR)
-    pitch = odd_lines(images * outputs + lanes, line)
-    b = input_grad_columns.Blocking(channels, KC, images, height, width, pitch, images * pixels + lanes)
+    b = _blocks(g, dtype.itemsize, plan.threads)
+    assert b is not None  # as many rows and filters as those
     p = replace(input_grad.dense(g, y, start, w, x, plan.accumulate), C=F, KH=g.KH, KW=g.KW)
     values: dict[str, int | Address] = {"step_h": g.stride[0], "step_w": g.stride[1]}
     values |= {"apart_h": g.dilation[0], "apart_w": g.dilation[1], "top": g.padding[0], "left": g.padding[2]}
-    launches = [weight_panels.packing(p, apart=True), input_grad_columns.launch(p, b, values)]
-    buffers = {"panels": weight_panels.panel_elements(p, taps)}
-    program = Program(launches, plan.arrays, buffers, b.scratch, dtype, enough_work(g, dtype))
-    blocks = {"channels": channels, "filters": KC, "images": images}
+    launches = [input_grad_columns.launch(p, b, values)]
+    program = Program(launches, plan.arrays, {}, b.scratch(taps), dtype, enough_work(g, dtype))
+    blocks = {"channels": b.channels, "filters": b.KC, "images": b.images, "rows": b.rows}
     reason = f"{plan.reason}; by columns"
     return replace(plan, reason=reason, program=program, blocks=blocks, tile=register_tile(dtype))
 
 
-def _pays(g: Geometry, nhwc: bool, lanes: int, f_blocks: int) -> bool:
-    """Whether the products of the outputs, and adding them for each block of filters, cost less than all taps of all
-    pixels.
+def _blocks(g: Geometry, itemsize: int, threads: int) -> Blocking | None:
+    """Blocks for so many threads, or None if a row of maps is too long for scratch.
 
-    Both for one tap of a channel and image, in multiply-adds of vectors; those of the pixels in strips with gaps or,
-    where channels are many, in panels.
+    Rows and filters of a block decide the order of a sum, and depend on the shape of an image alone.
     """
-    F = g.F // g.groups
-    adding = ADDING * -(-g.OW // lanes) if g.stride[1] == 1 else ADDING_ONE * g.OW
-    gaps = (g.KW - 1) * g.dilation[1] / g.W if g.W else 0
-    if nhwc:  # whose own nest has no gaps, and turns nothing
-        gaps = -TURNED
-    pixels = F * g.H * g.W / (g.stride[0] * g.stride[1]) / lanes
-    # Each remainder modulo the stride packs dy once more.
-    again = min(g.stride[0], g.KH) * min(g.stride[1], g.KW) - 1
-    packing = again * COPY_COST * g.groups / (g.C * g.KH * g.KW) * F * g.OH * g.OW / lanes
-    by_pixels = (1 + min(gaps, COPY_COST * g.groups / g.C)) * pixels + packing
-    return g.OH * (F * g.OW / lanes + adding * f_blocks) < by_pixels
+    lanes, line = tiling.lanes(itemsize), 64 // itemsize
+    C, F, taps = g.C // g.groups, g.F // g.groups, g.KH * g.KW
+    reach, tail, width = _map_extents(g)
+    KC = even_blocks(F, tiling.DEPTH)
+    remainders = g.stride[0] * g.stride[1]
+    room, row, written = MAPS_BYTES // itemsize, remainders * width, round_up(g.W + 4 * lanes, line)
+
+    def map_elements(images: int, rows: int) -> int:
+        return odd_lines(images * (rows + tail) * row + lanes, line) + written
+
+    most = min(STRIP_BYTES // itemsize // (KC + tiling.MR), MOST_OUTPUTS // itemsize) - 2 * line - lanes
+    channels = min(C, -(-MANY_ROWS // taps))
+    while channels > 1 and channels * map_elements(1, min(g.OH, tail + 1)) > room:
+        channels = -(-channels // 2)
+    fitting = min((room // channels - written - 2 * line - lanes) // row - tail, most // g.OW)
+    if fitting < 1:
+        return None
+    rows, images = even_blocks(g.OH, fitting), 1
+    if rows == g.OH:
+        shared = min(most, FEW_OUTPUTS // itemsize) // (rows * g.OW)
+        images = max(1, min(g.N, shared, room // channels // map_elements(1, rows)))
+    channels = min(C, max(channels, room // map_elements(images, rows)))
+    # Threads share images first, then channels, then rows.
+    least = pieces_of_output(threads)
+    while images > 1 and g.groups * -(-g.N // images) < least:
+        images = -(-images // 2)
+    pieces = g.groups * -(-g.N // images)
+    channels = even_blocks(C, min(channels, max(-(-tiling.MR // taps), -(-C * pieces // least))))
+    pieces *= -(-C // channels)
+    blocks = -(-g.OH // rows)
+    segment = min(blocks, max(1, -(-blocks * pieces // least))) if reach <= rows else blocks
+    pitch = odd_lines(images * rows * g.OW + lanes, line)
+    map_pitch = map_elements(images, rows) - written
+    return Blocking(channels, KC, images, rows, segment, tail, reach, width, pitch, map_pitch, written)
+
+
+def _map_extents(g: Geometry) -> tuple[int, int, int]:
+    """(reach, tail, width): rows of a map behind those of the outputs that get products, and all; and its columns."""
+    reach, wide = (((k - 1) * d // s) for k, d, s in zip((g.KH, g.KW), g.dilation, g.stride, strict=True))
+    tail = max(reach, -(-(g.H + g.padding[0]) // g.stride[0]) - g.OH)
+    return reach, tail, max(g.OW + wide, -(-(g.W + g.padding[2]) // g.stride[1]))
+
+
+def _pays(g: Geometry, axes: Axes, dtype: np.dtype, b: Blocking) -> bool:
+    """Whether columns are expected to be faster than the dense problems of all phases."""
+    return _by_columns(g, axes, dtype, b) < SURE * _by_phases(g, axes, dtype)
+
+
+def _by_columns(g: Geometry, axes: Axes, dtype: np.dtype, b: Blocking) -> float:
+    """What an image of a group costs by columns."""
+    lanes, last = tiling.lanes(dtype.itemsize), axes == LAYOUTS["NHWC"]
+    C, F, taps = g.C // g.groups, g.F // g.groups, g.KH * g.KW
+    row_blocks, f_blocks, remainders = -(-g.OH // b.rows), -(-F // b.KC), g.stride[0] * g.stride[1]
+    vectors = -(-b.images * b.rows * g.OW // lanes) * g.OH / (b.images * b.rows)
+    rows = sum(_rows_cost(min(b.channels, C - c) * taps) for c in range(0, C, b.channels))
+    cost = F * vectors * (rows + (TURN if last else COPY) * -(-C // b.channels))
+    cost += C * taps * f_blocks * g.OH * (ADD_ROW + ADD * -(-g.OW // lanes))
+    cost += PACK * F * C * taps / tiling.MR * row_blocks / b.images
+    cost += C * row_blocks * (MAP * remainders + CLEAR * b.map_pitch / b.images / lanes)
+    if g.stride[1] > 1:
+        cost += C * g.H * (WRITE_ROW + MERGE * -(-g.W // lanes))
+    if last:
+        return cost + WRITE_TURNED * g.H * g.W * -(-C // lanes)
+    return cost + C * g.H * (WRITE_ROW + -(-g.W // lanes)) * (g.stride[1] == 1)
+
+
+def _by_phases(g: Geometry, axes: Axes, dtype: np.dtype) -> float:
+    """What it costs phase by phase."""
+    lanes = tiling.lanes(dtype.itemsize)
+    C, F = g.C // g.groups, g.F // g.groups
+    last = axes == LAYOUTS["NHWC"] and C > 1
+    vertical = list(input_grad.phases(g.H, g.KH, g.stride[0], g.dilation[0], g.padding[0]))
+    horizontal = list(input_grad.phases(g.W, g.KW, g.stride[1], g.dilation[1], g.padding[2]))
+    cost = 0.0
+    for v, u in product(vertical, horizontal):
+        pixels = v.extent * u.extent
+        if last:
+            tiles = v.extent * round_up(u.extent, tiling.FILTERS_MR // 2) * -(-C // lanes)
+            cost += F * v.taps * u.taps * tiles + COPY_LAST * F * g.OH * g.OW / lanes
+            cost += WRITE_LAST * pixels * -(-C // lanes)
+            continue
+        # Gaps between rows are computed or, where channels are many, copied away.
+        gaps = min((u.taps - 1) * -u.dilation / u.extent, COPY_COST / C)
+        cost += ON_STRIP * F * v.taps * u.taps * pixels / lanes * _rows_cost(C) * (1 + gaps)
+        cost += STRIP * F * v.extent * -(-u.extent // lanes)
+        cost += C * (
+            WRITE_ALONE * pixels if g.stride[1] > 1 else v.extent * (WRITE_FEW + WRITE * -(-u.extent // lanes))
+        )
+    if len(vertical) * len(horizontal) < min(g.H, g.stride[0]) * min(g.W, g.stride[1]):
+        cost += FILL_LAST * g.H * g.W * -(-C // lanes) if last else FILL * C * g.H * g.W / lanes
+    return cost
+
+
+def _rows_cost(rows: int) -> float:
+    """What a product of one vector with so many rows of `a` costs: the tail's register tile does fewer at a time."""
+    whole, left = divmod(rows, tiling.MR)
+    if left <= 2:
+        return whole * tiling.MR + (FEW_ROWS if left else 0)
+    return whole * tiling.MR + (4 if left <= 4 else tiling.MR)
