@@ -33,9 +33,9 @@ from . import tiling
 from .gemm import FRESH, multiply_panel
 from .jit import helper
 from .launch import Address, Launch, NestKernel
-from .packing import pack_strip, unpack_sums
+from .packing import pack_strip, unpack_map
 from .problem import Product
-from .rows import clear, clear_first, inside, merge_run, write_run
+from .rows import clear, clear_first, write_run
 from .simd import (
     integers,
     lanes_of,
@@ -173,7 +173,7 @@ def input_grad_columns(scratch, arguments, worker):
                         add_column(target, height * width, width, moved(columns, i * pitch), depth, count, OW)
             if oh >= start:
                 out = moved(dx, n * dx_n + (group * C + c) * dx_c)
-                write_map(
+                unpack_map(
                     out, dx_n, dx_c, dx_h, dx_w, H, W, maps, map_pitch, plane, lines, line, depth, height, width, here,
                     stride_h, stride_w, top, left, oh, count + tail if oh + count == OH else count, accumulate,
                 )  # fmt: skip
@@ -231,64 +231,3 @@ def move_up(plane, by, count):
     """plane[i] = plane[i + by] for i < count - by, and then 0 up to plane[count]; nothing else is written."""
     write_run(plane, 1, moved(plane, by), count - by, False)
     clear_first(moved(plane, count - by), by)
-
-
-@helper
-def write_map(
-    dx, dx_n, dx_c, dx_h, dx_w, H, W, maps, map_pitch, plane, lines, line, images, height, width, channels, stride_h,
-    stride_w, top, left, first, count, accumulate,
-):  # fmt: skip
-    """Write `count` rows of each remainder from the top of the map: rows (first + v) * stride_h - top + a of dx."""
-    if stride_w == 1:
-        for a in range(stride_h):
-            # The v < count with 0 <= h + v * stride_h < H.
-            h = first * stride_h - top + a
-            low, high = inside(h, stride_h, H, count)
-            unpack_sums(
-                moved(maps, a * plane + low * width + left), map_pitch, channels,
-                moved(dx, (h + low * stride_h) * dx_h), dx_n, dx_c, stride_h * dx_h, dx_w, images, high - low, W,
-                height, width, 1, accumulate,
-            )  # fmt: skip
-        return
-    # Row by row of a channel; or of all channels, where those of a pixel lie together.
-    in_place = dx_w == 1 and not accumulate
-    together = 1 if in_place else channels
-    places = (
-        place_in_planes(left, stride_w, plane),
-        place_in_planes(left + 1, stride_w, plane),
-        place_in_planes(left + 2, stride_w, plane),
-        place_in_planes(left + 3, stride_w, plane),
-    )
-    begin, end = max(0, first * stride_h - top), min(H, (first + count) * stride_h - top)
-    for n in range(images):
-        for c in range(0, channels, together):
-            v, a = divmod(begin + top, stride_h)
-            for h in range(begin, end):
-                source = moved(maps, c * map_pitch + a * stride_w * plane + (n * height + v - first) * width)
-                out = moved(dx, n * dx_n + c * dx_c + h * dx_h)
-                for i in range(together):
-                    target = out if in_place else moved(lines, i * line)
-                    merge_row(target, moved(source, i * map_pitch), plane, stride_w, places, left, W)
-                if not in_place:
-                    unpack_sums(lines, line, channels, out, dx_n, dx_c, dx_h, dx_w, 1, 1, W, 1, W, 1, accumulate)
-                v, a = (v, a + 1) if a + 1 < stride_h else (v + 1, 0)
-
-
-@helper
-def merge_row(destination, source, plane, step, places, first, count):
-    """destination[i] = source[j % step * plane + j // step], j = first + i, for i < count, and nothing else.
-
-    `places` are those of the first few.
-    """
-    if step <= 4:
-        merge_run(destination, source, step, places, count)
-    else:
-        for i in range(count):
-            store(destination, i, load(source, place_in_planes(first + i, step, plane)))
-
-
-@helper
-def place_in_planes(i, step, plane):
-    """Where element i is among `step` planes, sorted by remainder."""
-    u, remainder = divmod(i, step)
-    return remainder * plane + u

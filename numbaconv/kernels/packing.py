@@ -6,8 +6,29 @@ Padding is a zero that is stored; memory outside the arrays is never read.
 """
 
 from .jit import helper
-from .rows import clear, copy_rows, copy_run, copy_split, fill_channels, inside, prefetch_run, write_run
-from .simd import lanes_of, load, load_integer, moved, vector_add, vector_fill, vector_load, vector_store, vector_zero
+from .rows import (
+    clear,
+    copy_rows,
+    copy_run,
+    copy_split,
+    fill_channels,
+    inside,
+    merge_run,
+    prefetch_run,
+    write_run,
+)
+from .simd import (
+    lanes_of,
+    load,
+    load_integer,
+    moved,
+    store,
+    vector_add,
+    vector_fill,
+    vector_load,
+    vector_store,
+    vector_zero,
+)
 from .turning import transpose_block
 
 
@@ -201,3 +222,64 @@ def unpack_sums(
                     for f in range(filters):
                         pixel = moved(source, f * pitch + w * batch)
                         write_run(moved(out, f * y_f + w * y_w), y_n, pixel, batch, accumulate)
+
+
+@helper
+def unpack_map(
+    dx, dx_n, dx_c, dx_h, dx_w, H, W, maps, map_pitch, plane, lines, line, images, height, width, channels, stride_h,
+    stride_w, top, left, first, count, accumulate,
+):  # fmt: skip
+    """Write `count` rows of each remainder from the top of the map: rows (first + v) * stride_h - top + a of dx."""
+    if stride_w == 1:
+        for a in range(stride_h):
+            # The v < count with 0 <= h + v * stride_h < H.
+            h = first * stride_h - top + a
+            low, high = inside(h, stride_h, H, count)
+            unpack_sums(
+                moved(maps, a * plane + low * width + left), map_pitch, channels,
+                moved(dx, (h + low * stride_h) * dx_h), dx_n, dx_c, stride_h * dx_h, dx_w, images, high - low, W,
+                height, width, 1, accumulate,
+            )  # fmt: skip
+        return
+    # Row by row of a channel; or of all channels, where those of a pixel lie together.
+    in_place = dx_w == 1 and not accumulate
+    together = 1 if in_place else channels
+    places = (
+        place_in_planes(left, stride_w, plane),
+        place_in_planes(left + 1, stride_w, plane),
+        place_in_planes(left + 2, stride_w, plane),
+        place_in_planes(left + 3, stride_w, plane),
+    )
+    begin, end = max(0, first * stride_h - top), min(H, (first + count) * stride_h - top)
+    for n in range(images):
+        for c in range(0, channels, together):
+            v, a = divmod(begin + top, stride_h)
+            for h in range(begin, end):
+                source = moved(maps, c * map_pitch + a * stride_w * plane + (n * height + v - first) * width)
+                out = moved(dx, n * dx_n + c * dx_c + h * dx_h)
+                for i in range(together):
+                    target = out if in_place else moved(lines, i * line)
+                    merge_row(target, moved(source, i * map_pitch), plane, stride_w, places, left, W)
+                if not in_place:
+                    unpack_sums(lines, line, channels, out, dx_n, dx_c, dx_h, dx_w, 1, 1, W, 1, W, 1, accumulate)
+                v, a = (v, a + 1) if a + 1 < stride_h else (v + 1, 0)
+
+
+@helper
+def merge_row(destination, source, plane, step, places, first, count):
+    """destination[i] = source[j % step * plane + j // step], j = first + i, for i < count, and nothing else.
+
+    `places` are those of the first few.
+    """
+    if step <= 4:
+        merge_run(destination, source, step, places, count)
+    else:
+        for i in range(count):
+            store(destination, i, load(source, place_in_planes(first + i, step, plane)))
+
+
+@helper
+def place_in_planes(i, step, plane):
+    """Where element i is among `step` planes, sorted by remainder."""
+    u, remainder = divmod(i, step)
+    return remainder * plane + u
