@@ -127,6 +127,13 @@ def test_input_gradient_goes_by_columns():
             assert ("by columns" in str(plans.input_grad)) == found
 
 
+def test_one_share_of_the_weight_gradient_stays_in_scratch():
+    """Its sums are not written to memory that is read again to turn them."""
+    plans = numbaconv.explain((4, 512, 14, 14), (512, 512, 3, 3), stride=2, padding=1, algorithm="direct")
+    assert "shares 1," in str(plans.weight_grad)
+    assert plans.weight_grad.shared_bytes < 1024
+
+
 def test_threads_share_the_rows_of_one_map(set_threads, every_call_parallel):
     """As segments of dx by columns, where there are no more images or channels to share."""
     set_threads(2)

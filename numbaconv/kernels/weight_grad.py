@@ -79,17 +79,21 @@ class Blocking:
     at_once: int
     in_place: bool
     whole: bool
+    #: Elements of the sums of a piece, if they stay in its scratch, and of what turns them.
+    sums: int
+    stage: int
 
     @property
     def scratch(self) -> int:
-        """Elements of scratch of a worker: table, strip, gathered taps and a panel of dy."""
+        """Elements of scratch of a worker: table, strip, gathered taps, a panel of dy, and the sums."""
         pixels = self.images * self.rows * self.columns
-        return 2 * pixels + self.strip + self.gathered + (MR if self.in_place else self.at_once) * pixels
+        panel = (MR if self.in_place else self.at_once) * pixels
+        return 2 * pixels + self.strip + self.gathered + panel + self.sums + self.stage
 
 
 def partial_elements(g: Geometry, b: Blocking) -> int:
     """Elements of the partial sums of all shares."""
-    if b.whole:
+    if b.whole or b.sums > 0:
         return 0
     C, F = g.C // g.groups, g.F // g.groups
     lines = 1 if b.gathered else g.KH * (g.KW if g.dilation[1] != 1 else 1)
@@ -123,9 +127,9 @@ def launches(g: Geometry, values: dict[str, int | Address], b: Blocking) -> list
     values = values | {"shares": b.shares, "FB": b.FB, "CB": b.CB, "images": b.images, "rows": b.rows}
     values |= {"columns": b.columns, "line": b.line, "strip_size": b.strip}
     values |= {"gathered": b.gathered, "apart": g.KW if g.dilation[1] != 1 else 1, "in_place": b.in_place}
-    values |= {"together": b.together, "at_once": b.at_once}
+    values |= {"together": b.together, "at_once": b.at_once, "own_sums": b.sums, "stage_size": b.stage}
     pieces = b.shares * -(-g.groups // b.together) * -(-F // b.FB) * -(-C // b.CB)
-    if b.whole:
+    if b.whole or b.sums > 0:
         return [Launch(weight_grad, WEIGHT_GRAD, values | {"partial": values["dw"]}, pieces)]
     return [Launch(weight_grad, WEIGHT_GRAD, values, pieces), adding(g, values)]
 
@@ -141,10 +145,10 @@ def stage_elements(taps: int, lanes: int) -> int:
 
 
 WEIGHT_GRAD = (
-    "record", "x", "x_n", "x_c", "x_h", "x_w", "H", "W", "dy", "y_n", "y_f", "y_h", "y_w", "partial",
+    "record", "x", "x_n", "x_c", "x_h", "x_w", "H", "W", "dy", "y_n", "y_f", "y_h", "y_w", "partial", "w_f", "w_c",
     "N", "OH", "OW", "groups", "C", "F", "KH", "KW", "stride_h", "stride_w", "offset_h", "offset_w",
     "dilation_h", "dilation_w", "shares", "together", "FB", "CB", "images", "rows", "columns", "line", "strip_size",
-    "gathered", "at_once", "in_place", "scratch_size",
+    "gathered", "at_once", "own_sums", "stage_size", "in_place", "scratch_size",
 )  # fmt: skip
 WEIGHT_GRAD_COUNT = len(WEIGHT_GRAD)
 
@@ -153,10 +157,10 @@ WEIGHT_GRAD_COUNT = len(WEIGHT_GRAD)
 def weight_grad(scratch, arguments, worker):
     """C and F are those of one group; a block is `images` x `rows` x `columns` outputs."""
     (
-        _, x_address, x_n, x_c, x_h, x_w, H, W, dy_address, y_n, y_f, y_h, y_w, partial_address,
+        _, x_address, x_n, x_c, x_h, x_w, H, W, dy_address, y_n, y_f, y_h, y_w, partial_address, w_f, w_c,
         N, OH, OW, groups, C, F, KH, KW, stride_h, stride_w, offset_h, offset_w,
         dilation_h, dilation_w, shares, together, FB, CB, images, rows, columns, line, strip_size, gathered, at_once,
-        in_place, scratch_size,
+        own_sums, stage_size, in_place, scratch_size,
     ) = unpacked(arguments, WEIGHT_GRAD_COUNT)  # fmt: skip
     x, dy, partial = (
         pointer(x_address, scratch),
@@ -166,15 +170,17 @@ def weight_grad(scratch, arguments, worker):
     lanes = lanes_of(scratch)
     strip = moved(scratch, worker * scratch_size)
     gathering = moved(strip, strip_size)
+    scratch_sums = moved(gathering, gathered)
+    stage = moved(scratch_sums, own_sums)
     # The panels are last: what clears them may write some elements more.
-    table = integers(moved(gathering, gathered))
-    panels = moved(gathering, gathered + 2 * images * rows * columns)
+    table = integers(moved(stage, stage_size))
+    panels = moved(stage, stage_size + 2 * images * rows * columns)
     f_blocks, c_blocks = (F + FB - 1) // FB, (C + CB - 1) // CB
     h_blocks, w_blocks = (OH + rows - 1) // rows, (OW + columns - 1) // columns
     blocks = (N + images - 1) // images * h_blocks * w_blocks
     taps_apart = KW if dilation_w != 1 else 1  # how many stretches a row of taps is
     lines = 1 if gathered else KH * taps_apart
-    f_pitch = c_blocks * lines * line
+    f_pitch = (1 if own_sums > 0 else c_blocks) * lines * line
     share_pitch = groups * ((F + MR - 1) // MR * MR) * f_pitch
     group_blocks = (groups + together - 1) // together
     while True:
@@ -196,6 +202,8 @@ def weight_grad(scratch, arguments, worker):
             block, group = block + first, group + first_group
             sums = moved(partial, share * share_pitch + group * ((F + MR - 1) // MR * MR) * f_pitch)
             sums = moved(sums, f * f_pitch + c_block * lines * line)
+            if own_sums > 0:
+                sums = scratch_sums
             rest, w_block = divmod(block, w_blocks)
             image_block, h_block = divmod(rest, h_blocks)
             n, oh, ow = image_block * images, h_block * rows, w_block * columns
@@ -240,6 +248,23 @@ def weight_grad(scratch, arguments, worker):
                         moved(sums, r * f_pitch + tap * line), f_pitch, mode, dy, y_f,
                     )  # fmt: skip
                 r += rows_of_a
+        if own_sums > 0:  # of one group, whose dw is in the place of partial sums
+            out = moved(partial, (first_group * F + f) * w_f + c * w_c)
+            turn_sums(out, w_f, w_c, scratch_sums, f_pitch, line, stage, filters, channels, KH, KW, taps_apart)
+
+
+@helper
+def turn_sums(dw, w_f, w_c, sums, f_pitch, line, stage, filters, channels, KH, KW, taps_apart):
+    """dw[f * w_f + c * w_c + tap] = the sum of filter f, channel c and a tap, which follow each other in dw."""
+    lanes, together = lanes_of(sums), KW // taps_apart
+    for f in range(filters):
+        for c in range(0, channels, lanes):
+            for tap in range(KH * KW):
+                kh, kw = divmod(tap, KW)
+                apart, along = divmod(kw, together)
+                place = (kh * taps_apart + apart) * line + along * channels + c
+                vector_store(stage, tap * lanes, vector_load(sums, f * f_pitch + place))
+            write_taps(moved(dw, f * w_f + c * w_c), w_c, stage, KH * KW, min(lanes, channels - c))
 
 
 @helper

@@ -39,6 +39,8 @@ PIXEL_BYTES = 4096
 # Taps of a filter up to which rows of dy are read where they lie, a third as often as there are taps: 3>64@224 3x3
 # takes 21% less time than with a copy for them, 3>32@32 7x7 a quarter more.
 FEW_TAPS = 48
+# Sums of a piece that stay in L2.
+OWN_SUMS = 320 * 1024
 # Outputs of a block with filters in the vector, so that those of a tile and their taps stay in L1.
 FILTERS_DEPTH = 128
 # Multiply-adds of vectors that cost as much as copying a vector into a strip, as turning one, as one with pixels in the
@@ -95,6 +97,14 @@ def block_weight_grad(
         FB = round_up(-(-F // max(-(-F // most_F), wanted)), tiling.MR)
     whole_tiles = F % tiling.MR in EXACT_ROWS and C % lanes == 0 and C % CB == 0 and g.groups == 1
     whole = bool(g.KH * g.KW == shares == 1 and w[:2] == (C, 1) and whole_tiles and not accumulate)
+    # One share of a kernel of several taps stays in scratch until it is turned: as partial sums it would go to memory
+    # and come back, a third of the time of 512>512@14 3x3/2.
+    own, stage = 0, 0
+    filters = OWN_SUMS // dtype.itemsize // (lines * line) // tiling.MR * tiling.MR
+    taps_follow = w[2:] == (g.KW, 1) and not accumulate
+    if shares == together == 1 < g.KH * g.KW and taps_follow and not gathers and filters >= LEAST_FILTERS:
+        FB = min(FB, filters)
+        own, stage = FB * lines * line + lanes, weight_grad.stage_elements(g.KH * g.KW, lanes)
     strip = round_up(_strip_pixels(g, images, rows, columns) * pitch + lanes, 64 // dtype.itemsize)
     gathered = (images * rows * columns + 1) * line if gathers else 0
     # Where all pixels of a block are at one distance, panels of dy stream by: packed ones, or rows of pixels if those
@@ -103,7 +113,7 @@ def block_weight_grad(
     streams = (gathers or g.KH * g.KW == 1) and (not in_place or (fits and y[1] != 1))
     at_once = min(FB, AT_ONCE) if streams else tiling.MR
     return weight_grad.Blocking(
-        shares, together, FB, CB, images, rows, columns, line, strip, gathered, at_once, in_place, whole
+        shares, together, FB, CB, images, rows, columns, line, strip, gathered, at_once, in_place, whole, own, stage
     )
 
 
