@@ -48,8 +48,9 @@ def make_micro_kernel(rows, vectors):
 
 micro_wide, micro_1 = make_micro_kernel(MR, VECTORS), make_micro_kernel(MR, 1)
 micro_2 = make_micro_kernel(MR, 2) if VECTORS > 2 else micro_wide
-# One vector of MR rows has too few accumulators to cover the latency of a multiply-add.
-micro_tall = make_micro_kernel(2 * MR, 1)
+# One vector of MR rows has too few accumulators to cover the latency of a multiply-add: twice as many, or as the last
+# rows are.
+micro_tall, micro_last = make_micro_kernel(2 * MR, 1), make_micro_kernel(MR + 4, 1)
 # The last rows: a tile of 4, so that 16 tiles of a small map cost 16 rows on 6 as on 8.
 tail_wide, tail_1 = make_micro_kernel(4, VECTORS), make_micro_kernel(4, 1)
 tail_2 = make_micro_kernel(4, 2) if VECTORS > 2 else tail_wide
@@ -76,6 +77,9 @@ def product(rows, vectors, depth, width, a, a_row, a_block, a_step, b, b_block, 
             tile = (depth, width, top, a_row, a_block, a_step, right, b_block, out, c_row, c_block, mode, start)
             if step == 1 and rows - r >= 2 * MR:
                 micro_tall(*tile)
+                r += MR
+            elif step == 1 and MR < rows - r <= MR + 4:
+                micro_last(*tile)
                 r += MR
             elif rows - r > 4:
                 if step == VECTORS:
