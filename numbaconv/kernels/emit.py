@@ -320,13 +320,20 @@ def emit_turned_rows(builder, dst, offset_of, src, src_pitch, n_rows, n_columns,
             loaded.append(emit_masked_load(builder, src, builder.mul(src_pitch, row), mask, vector))
         loaded += [ir.Constant(vector_of(vector), None)] * (at_once - count)
         turned = emit_transpose(builder, loaded, vector)
-        # From the end: what is stored beyond the last column, in its place, is written over by that column.
+        # From the last column that there is: a jump into the stores of all.
+        blocks = [builder.append_basic_block(f"column_{j}") for j in range(lanes)]
+        done = builder.append_basic_block("turned")
+        jump = builder.switch(last, blocks[-1])
+        for j in range(lanes - 1):
+            jump.add_case(ir.Constant(I64, j), blocks[j])
         for j in range(lanes - 1, -1, -1):
+            builder.position_at_end(blocks[j])
             start = j // at_once * at_once
             picks = ir.Constant(ir.VectorType(I32, count), list(range(start, start + count)))
             column = builder.shuffle_vector(turned[j % at_once], turned[j % at_once], picks)
-            index = ir.Constant(I64, j)
-            place = offset_of(builder.select(builder.icmp_signed("<", index, last), index, last))
+            place = offset_of(ir.Constant(I64, j))
             address = builder.gep(dst, [builder.add(place, ir.Constant(I64, first))], source_etype=kind)
             address = builder.bitcast(address, column.type.as_pointer())
             builder.store(column, address, align=item_bytes(vector))
+            builder.branch(blocks[j - 1] if j > 0 else done)
+        builder.position_at_end(done)
