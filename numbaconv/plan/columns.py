@@ -44,7 +44,8 @@ def plan_pass(plan: Plan, y: Strides, start: int, w: Strides, x: Strides) -> Pla
     g, dtype = plan.geometry, plan.dtype
     C, F, taps = g.C // g.groups, g.F // g.groups, g.KH * g.KW
     nothing = min(g.N, C, F, g.H, g.W, g.OH, g.OW, taps) == 0
-    if plan.algorithm != "direct" or nothing or plan.axes == LAYOUTS["HWCN"]:
+    pointwise = taps == 1 and g.stride == (1, 1)  # whose columns are dx
+    if plan.algorithm != "direct" or nothing or pointwise or plan.axes == LAYOUTS["HWCN"]:
         return None
     # Sums of sums have less rounding than the bound of Winograd's, 3 times direct's, has room for.
     if winograd.bounds("input gradient", g, dtype, plan.axes):
