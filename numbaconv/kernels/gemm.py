@@ -62,11 +62,17 @@ micro_1_wide, micro_1_1 = make_micro_kernel(1, VECTORS), make_micro_kernel(1, 1)
 EXACT_ROWS = (0, 1, 2, 4)
 
 
+@helper
+def variable(value):
+    """A constant like any other value: Numba would compile :func:`multiply_panel` once more for each that it knows."""
+    return value
+
+
 @inner
 def multiply_panel(rows, columns, depth, taps, table, a, a_row, a_step, b, b_depth, c, c_pitch, mode, bias, bias_step):
     """c[:rows, :columns] (= if FRESH, + bias if BIASED, += if ADD) the product of one panel of a, rows <= MR.
 
-    If not BIASED, `bias` and `bias_step` are anything, but no literal: Numba would compile all this once more for it.
+    If not BIASED, `bias` and `bias_step` are anything, but no literal.
     Writes whole tiles: c has room for MR rows, unless there are as many or EXACT_ROWS, and for `columns` rounded up to
     lanes. a and the bias may be read as far as c is written, and b as wide.
     """

@@ -30,7 +30,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from . import tiling
-from .gemm import FRESH, multiply_panel
+from .gemm import FRESH, multiply_panel, variable
 from .jit import helper
 from .launch import Address, Launch, NestKernel
 from .packing import pack_strip, unpack_map
@@ -164,8 +164,8 @@ def input_grad_columns(scratch, arguments, worker):
                     else:
                         pack_apart(panel, places, source, w_f, w_c, w_kh, w_kw, KH, KW, filters, r, panel_rows)
                     multiply_panel(
-                        panel_rows, depth * count * OW, filters, 1, table, panel, 1, MR, strip, pitch, columns, pitch,
-                        FRESH, panel, pitch,
+                        panel_rows, depth * count * OW, filters, variable(1), table, panel, variable(1), variable(MR),
+                        strip, pitch, columns, pitch, variable(FRESH), panel, pitch,
                     )  # fmt: skip
                     for i in range(panel_rows):
                         channel, tap = divmod(r + i, taps)
@@ -180,7 +180,9 @@ def input_grad_columns(scratch, arguments, worker):
             oh += count
             for i in range(here * stride_h * stride_w if oh < end else 0):
                 channel, remainder = divmod(i, stride_h * stride_w)
-                move_up(moved(maps, channel * map_pitch + remainder * plane), count * width, height * width)
+                rows_of_map = moved(maps, channel * map_pitch + remainder * plane)
+                write_run(rows_of_map, 1, moved(rows_of_map, count * width), (height - count) * width, False)
+                clear_first(moved(rows_of_map, (height - count) * width), count * width)
 
 
 @helper
@@ -224,10 +226,3 @@ def add_column(maps, plane, row, column, images, OH, OW):
                 total = vector_add(vector_load_first(out, 0, count), vector_load_first(source, 0, count))
                 vector_store_first(out, 0, total, count)
                 out, source = moved(out, inner_step), moved(source, inner_source)
-
-
-@helper
-def move_up(plane, by, count):
-    """plane[i] = plane[i + by] for i < count - by, and then 0 up to plane[count]; nothing else is written."""
-    write_run(plane, 1, moved(plane, by), count - by, False)
-    clear_first(moved(plane, count - by), by)

@@ -14,6 +14,7 @@ from .rows import (
     fill_channels,
     inside,
     merge_run,
+    place_in_planes,
     prefetch_run,
     write_run,
 )
@@ -22,7 +23,6 @@ from .simd import (
     load,
     load_integer,
     moved,
-    store,
     vector_add,
     vector_fill,
     vector_load,
@@ -259,27 +259,7 @@ def unpack_map(
                 out = moved(dx, n * dx_n + c * dx_c + h * dx_h)
                 for i in range(together):
                     target = out if in_place else moved(lines, i * line)
-                    merge_row(target, moved(source, i * map_pitch), plane, stride_w, places, left, W)
+                    merge_run(target, moved(source, i * map_pitch), stride_w, places, plane, left, W)
                 if not in_place:
                     unpack_sums(lines, line, channels, out, dx_n, dx_c, dx_h, dx_w, 1, 1, W, 1, W, 1, accumulate)
                 v, a = (v, a + 1) if a + 1 < stride_h else (v + 1, 0)
-
-
-@helper
-def merge_row(destination, source, plane, step, places, first, count):
-    """destination[i] = source[j % step * plane + j // step], j = first + i, for i < count, and nothing else.
-
-    `places` are those of the first few.
-    """
-    if step <= 4:
-        merge_run(destination, source, step, places, count)
-    else:
-        for i in range(count):
-            store(destination, i, load(source, place_in_planes(first + i, step, plane)))
-
-
-@helper
-def place_in_planes(i, step, plane):
-    """Where element i is among `step` planes, sorted by remainder."""
-    u, remainder = divmod(i, step)
-    return remainder * plane + u

@@ -173,11 +173,15 @@ def copy_split(destination, places, pitch, source, row_step, rows, first, last, 
 
 
 @helper
-def merge_run(destination, source, step, places, count):
-    """destination[u * step + r] = source[places[r] + u] for u * step + r < count, r < step, 2 to 4; writes no more.
+def merge_run(destination, source, step, places, plane, first, count):
+    """destination[i] = source[j % step * plane + j // step], j = first + i, for i < count, and nothing else.
 
-    The other way round of :func:`copy_split`. Reads whole vectors.
+    The other way round of :func:`copy_split`; `places` are those of the first 4. Reads whole vectors.
     """
+    if step > 4:
+        for i in range(count):
+            store(destination, i, load(source, place_in_planes(first + i, step, plane)))
+        return
     lanes = lanes_of(destination)
     from_0, from_1, from_2, from_3 = places
     for i in range(0, count, step * lanes):
@@ -190,6 +194,13 @@ def merge_run(destination, source, step, places, count):
         else:
             vector_store_merged(out, (value_0, value_1, vector_load(source, from_2), vector_load(source, from_3)), left)
         source = moved(source, lanes)
+
+
+@helper
+def place_in_planes(i, step, plane):
+    """Where element i is among `step` planes, sorted by remainder."""
+    u, remainder = divmod(i, step)
+    return remainder * plane + u
 
 
 @helper

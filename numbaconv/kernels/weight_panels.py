@@ -125,25 +125,23 @@ def pack_weight_panel(panel, rows, weight, w_row, w_channel, w_kh, w_kw, channel
     lanes = lanes_of(panel)
     taps = KH * KW
     span = (KH - 1) * w_kh + (KW - 1) * w_kw + 1
-    c = 0
-    if w_kw == 1 and w_kh == KW:
-        # Taps of a channel, and often channels too, follow each other.
+    c, runs, length = 0, 0, taps
+    follow = w_kw == 1 and w_kh == KW
+    if follow:  # taps of a channel, and often channels too
         runs, length = (1, channels * taps) if w_channel == taps else (channels, taps)
-        for run in range(runs):
-            for i in range(0, length, lanes):
-                here, source = moved(panel, (run * length + i) * MR), moved(weight, run * w_channel + i)
-                turn_rows(here, MR, source, w_row, rows, min(lanes, length - i))
-        c = channels
     elif w_kw > 0 and w_kh >= KW * w_kw and span <= lanes:
         # Some of the taps, those of a phase of the input gradient: turned with what lies between them, and moved up.
         # The last channels are not, since no more may be written than the panel.
-        while c < channels and c * taps + span <= channels * taps:
-            block = moved(panel, c * taps * MR)
-            turn_rows(block, MR, moved(weight, c * w_channel), w_row, rows, span)
-            for t in range(1, taps):
-                kh, kw = divmod(t, KW)
-                copy_few(moved(block, t * MR), moved(block, (kh * w_kh + kw * w_kw) * MR), MR, MR)
-            c += 1
+        runs, length = channels - (span - 1) // taps, span
+    for run in range(runs):
+        block = moved(panel, run * taps * MR)
+        for i in range(0, length, lanes):
+            source = moved(weight, run * w_channel + i)
+            turn_rows(moved(block, i * MR), MR, source, w_row, rows, min(lanes, length - i))
+        for t in range(1, 0 if follow else taps):
+            kh, kw = divmod(t, KW)
+            copy_few(moved(block, t * MR), moved(block, (kh * w_kh + kw * w_kw) * MR), MR, MR)
+        c = channels if follow else run + 1
     while c < channels:
         for kh in range(KH):
             for kw in range(KW):
