@@ -22,8 +22,8 @@ from .direct import COPY_COST, odd_lines, register_tile
 ADD_ROW, ADD, PACK, MAP, CLEAR, WRITE_ROW, MERGE, WRITE_TURNED = 3, 9, 16, 12, 2, 75, 10, 8
 # Of copying a vector of dy, and of turning one.
 COPY, TURN = 12, 22
-# By phases: of a multiply-add on a strip, of a vector of it, and of writing an element alone, and a row and a vector.
-ON_STRIP, STRIP, WRITE_ALONE, WRITE_FEW, WRITE = 1.2, 16, 3.7, 10, 10
+# By phases: of a multiply-add on a strip, of a vector of it, and of writing an element alone, or a row and a vector.
+ON_STRIP, STRIP, WRITE_ALONE, WRITE_STRETCH, WRITE = 1.2, 16, 3.7, 10, 10
 # In channels-last arrays, of copying a vector of dy, and of writing a pixel's vector.
 COPY_LAST, WRITE_LAST = 15, 22
 # Of filling pixels that no output reads.
@@ -130,11 +130,9 @@ def _by_columns(g: Geometry, axes: Axes, dtype: np.dtype, b: Blocking) -> float:
     cost += C * taps * f_blocks * g.OH * (ADD_ROW + ADD * -(-g.OW // lanes))
     cost += PACK * F * C * taps / tiling.MR * row_blocks / b.images
     cost += C * row_blocks * (MAP * remainders + CLEAR * b.map_pitch / b.images / lanes)
-    if g.stride[1] > 1:
-        cost += C * g.H * (WRITE_ROW + MERGE * -(-g.W // lanes))
-    if last:
-        return cost + WRITE_TURNED * g.H * g.W * -(-C // lanes)
-    return cost + C * g.H * (WRITE_ROW + -(-g.W // lanes)) * (g.stride[1] == 1)
+    if g.stride[1] > 1 or not last:
+        cost += C * g.H * (WRITE_ROW + (MERGE if g.stride[1] > 1 else 1) * -(-g.W // lanes))
+    return cost + (WRITE_TURNED * g.H * g.W * -(-C // lanes) if last else 0)
 
 
 def _by_phases(g: Geometry, axes: Axes, dtype: np.dtype) -> float:
@@ -156,9 +154,8 @@ def _by_phases(g: Geometry, axes: Axes, dtype: np.dtype) -> float:
         gaps = min((u.taps - 1) * -u.dilation / u.extent, COPY_COST / C)
         cost += ON_STRIP * F * v.taps * u.taps * pixels / lanes * _rows_cost(C) * (1 + gaps)
         cost += STRIP * F * v.extent * -(-u.extent // lanes)
-        cost += C * (
-            WRITE_ALONE * pixels if g.stride[1] > 1 else v.extent * (WRITE_FEW + WRITE * -(-u.extent // lanes))
-        )
+        row = WRITE_ALONE * u.extent if g.stride[1] > 1 else WRITE_STRETCH + WRITE * -(-u.extent // lanes)
+        cost += C * v.extent * row
     if len(vertical) * len(horizontal) < min(g.H, g.stride[0]) * min(g.W, g.stride[1]):
         cost += FILL_LAST * g.H * g.W * -(-C // lanes) if last else FILL * C * g.H * g.W / lanes
     return cost
