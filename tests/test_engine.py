@@ -118,6 +118,8 @@ def test_input_gradient_goes_by_columns():
         ("NCHW", 3, 224, 224, (64, 3, 7, 7), {"stride": 2, "padding": 3}, True),
         ("NHWC", 3, 114, 114, (78, 3, 3, 3), {"stride": 2}, True),
         ("NCHW", 256, 28, 28, (256, 256, 3, 3), {"stride": 2, "padding": 1}, False),
+        # Winograd's algorithm, which is to have 3 times direct's rounding at most.
+        ("NCHW", 64, 56, 56, (64, 64, 5, 5), {"stride": 2, "padding": 2}, False),
         ("NCHW", 64, 28, 28, (64, 64, 3, 3), {"padding": 1}, False),
     ):
         for N in (1, 64):

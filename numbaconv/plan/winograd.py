@@ -77,13 +77,14 @@ def applies(name: str, g: Geometry) -> bool:
 def bounds(name: str, g: Geometry, dtype: np.dtype, axes: Axes) -> bool:
     """Whether direct sums leave room for the bound of Winograd's rounding: where it has a name, or "auto" takes it.
 
-    In a large batch, as the bits of an image in y and dx are the same in any. Not for kernels in parts, where direct
-    sums are the faster ones more often.
+    In a large batch, as the bits of an image in y and dx are the same in any. Not for dw of kernels in parts, where
+    direct sums are the faster ones more often.
     """
     named = supports((g.KH, g.KW), g.stride, g.dilation)
     g = replace(g, N=LARGE_BATCH)
     plain = g.stride == (1, 1) and maps_of(name, (g.KH, g.KW), g.stride).plain
-    return named or (plain and applies(name, g) and expected_ratio(name, g, dtype, axes) < 1)
+    counts = plain or name == "input gradient"
+    return named or (counts and applies(name, g) and expected_ratio(name, g, dtype, axes) < 1)
 
 
 # -- what it costs -----------------------------------------------------------------------------------
