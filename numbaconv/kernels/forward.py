@@ -16,7 +16,7 @@ copy of the strip for each tap, without them: a panel. A 1 x 1 kernel with few f
 twice, reads x itself.
 
 A filter whose taps and channels follow each other is a row of `a` as it lies. Others are packed, as those of the input
-gradient, where filters and channels have changed places: ahead, or by a piece where there are few of them.
+gradient, where filters and channels have changed places: ahead, or by a piece where few pieces read them.
 
 Pieces write different filters or pixels of y, and the order of each sum is that of K, whoever claims the
 piece: the same bits for any number of threads.
@@ -34,7 +34,7 @@ from .launch import Address, Launch, NestKernel
 from .packing import add_bias, compress_taps, pack_strip, place_of_tap, unpack_sums
 from .problem import Product
 from .simd import integers, lanes_of, moved, pointer, store_integer, unpacked
-from .weight_panels import pack_weight_panel, packing, panel_elements
+from .weight_panels import pack_filters_side_by_side, pack_weight_panel, packing, panel_elements
 from .work import claim
 
 MR = tiling.MR
@@ -64,6 +64,8 @@ class Blocking:
     flat: bool
     #: Channels of the strip whose taps are copied to the panel at a time; 0 for no panel.
     group: int
+    #: Filters that a piece packs at a time, whole panels.
+    at_once: int
     #: Elements of x among which blocks read whole vectors where they lie, as a 1 x 1 kernel can; 0 for none.
     x_in_place: int
 
@@ -75,7 +77,7 @@ class Blocking:
         """Elements of scratch of a worker."""
         table = 2 * p.KH * p.KW
         ready = self.packed or (self.weight_in_place and p.F % MR in EXACT_ROWS)
-        packed = 0 if ready else MR * self.KC * p.KH * p.KW
+        packed = 0 if ready else self.at_once * self.KC * p.KH * p.KW
         panel = self.KC * p.KH * p.KW * self.pitch + self.pitch if self.group else 0
         return table + self.sums(p) + packed + panel + (self.group or self.KC) * self.strip_pitch
 
@@ -90,7 +92,7 @@ def launches(products: list[tuple[Product, Blocking]]) -> list[Launch]:
             values["panels"] = Address("panels", before * panel_elements(p, 1))
         values |= {"MC": b.MC, "KC": b.KC, "images": b.images, "rows": b.rows, "columns": b.columns, "batch": b.batch}
         values |= {"strip_pitch": b.strip_pitch, "pitch": b.pitch, "flat": b.flat, "group_size": b.group}
-        values["x_in_place"] = b.x_in_place
+        values |= {"x_in_place": b.x_in_place, "at_once": b.at_once}
         multiplying.append(Launch(forward, FORWARD, values, p.groups * -(-p.F // b.MC) * blocks(p, b)))
     packed = [p for p, b in products if b.packed and p.C > 0]
     return ([packing(packed[0])] if packed else []) + multiplying
@@ -109,7 +111,7 @@ FORWARD = (
     "panels", "bias", "bias_f", "y", "y_n", "y_f", "y_h", "y_w", "N", "OH", "OW", "groups", "C", "F", "KH", "KW",
     "stride_h", "stride_w", "offset_h", "offset_w", "dilation_h", "dilation_w", "phases_h", "phases_w",
     "reach_h", "reach_w", "MC", "KC", "images", "rows", "columns", "batch", "strip_pitch", "pitch", "packed",
-    "weight_in_place", "flat", "group_size", "x_in_place", "accumulate", "scratch_size",
+    "weight_in_place", "flat", "group_size", "at_once", "x_in_place", "accumulate", "scratch_size",
 )  # fmt: skip
 FORWARD_COUNT = len(FORWARD)
 
@@ -122,7 +124,7 @@ def forward(scratch, arguments, worker):
         panels_address, bias_address, bias_f, y_address, y_n, y_f, y_h, y_w, N, OH, OW, groups, C, F, KH, KW,
         stride_h, stride_w, offset_h, offset_w, dilation_h, dilation_w, phases_h, phases_w,
         reach_h, reach_w, MC, KC, images, rows, columns, batch, strip_pitch, pitch, packed, weight_in_place, flat,
-        group_size, x_in_place, accumulate, scratch_size,
+        group_size, at_once, x_in_place, accumulate, scratch_size,
     ) = unpacked(arguments, FORWARD_COUNT)  # fmt: skip
     x, y = pointer(x_address, scratch), pointer(y_address, scratch)
     weight, panels, bias = (
@@ -224,8 +226,12 @@ def forward(scratch, arguments, worker):
                     if weight_in_place and (rows_of_a == MR or rows_of_a in EXACT_ROWS):
                         a_row, a_step = w_row, 1
                     else:
-                        pack_weight_panel(a_panel, rows_of_a, a, w_row, w_channel, w_kh, w_kw, channels, KH, KW)
-                        a = a_panel
+                        if at_once == MR:
+                            pack_weight_panel(a_panel, rows_of_a, a, w_row, w_channel, w_kh, w_kw, channels, KH, KW)
+                        elif r % at_once == 0:
+                            here = min(at_once, filters - r)
+                            pack_filters_side_by_side(a_panel, channels * MR, here, a, w_channel, channels)
+                        a = moved(a_panel, r % at_once * channels)
                 total, total_pitch = moved(sums, r * pitch if KC < C else 0), pitch
                 mode, bias_of_a = FRESH if c == 0 else ADD, moved(bias, (first + r) * bias_f)
                 whole = in_place and rows_of_a == MR

@@ -29,6 +29,8 @@ NARROW = 0.06
 # Outputs of a block for which reading the weight, or filters for which packing x, once more for a second piece of a
 # thread does not pay: 512>512@14 3x3/2 on two threads takes 8% (y) and 10% (dx) longer in four pieces than in two.
 FEW_OUTPUTS = 256
+# Filters that a piece packs together where they lie so: whole cache lines, while the panels of KC channels stay in L2.
+SIDE_BY_SIDE = 8 * tiling.MR
 # Filters up to which a 1 x 1 kernel reads x where it lies, and channels at a time: each is on a page of its own, of
 # which the first level of translation knows 64 to 96. Not more than half as many at multiples of a distance at which
 # channels meet in a quarter of the sets of L1. Twice as many filters where a channel is small: 64>32@56 takes 10% less
@@ -115,7 +117,7 @@ def _block_forward(p: Product, dtype: np.dtype, outputs: int, threads: int) -> f
     # Packed ahead, 64>256@56 1x1 takes 5% longer, 512>512@14 3x3/2 7%, 128>128@28 3x3 as long.
     in_rows = p.w_strides[2:] == (taps, p.KW, 1)
     b = forward.Blocking(
-        MC, KC, images, rows, columns, batch, strip_pitch, pitch, in_rows, False, flat, group, x_in_place
+        MC, KC, images, rows, columns, batch, strip_pitch, pitch, in_rows, False, flat, group, tiling.MR, x_in_place
     )
     # What a block has packed is multiplied by as many filters as threads and their waiting sums allow. The copies of a
     # 1 x 1 kernel are not worth it.
@@ -126,9 +128,13 @@ def _block_forward(p: Product, dtype: np.dtype, outputs: int, threads: int) -> f
     if pieces * f_blocks < wanted:
         f_blocks = max(f_blocks, min(-(-wanted // pieces), p.F * taps // LEAST_PRODUCTS))
     b = replace(b, MC=round_up(-(-p.F // max(1, f_blocks)), tiling.MR))
+    few = forward.blocks(p, b) <= 2
+    if few and not in_rows and p.KH == p.KW == p.w_strides[1] == 1:
+        # Side by side, they are some cache lines of a channel, which a piece packs as well as all of them: ahead, they
+        # would go to memory and come back.
+        return replace(b, at_once=SIDE_BY_SIDE)
     # Filters that lie nearer to each other than channels, as in the input gradient, are read together, ahead.
-    ahead = forward.blocks(p, b) > 2 or p.w_strides[1] < p.w_strides[2]
-    return replace(b, packed=ahead and not in_rows)
+    return replace(b, packed=not in_rows and (not few or p.w_strides[1] < p.w_strides[2]))
 
 
 def _pieces(outputs: int, threads: int) -> int:
