@@ -173,5 +173,6 @@ def pack_weight_apart(panels, places, index, rows, weight, w_row, w_kh, w_kw, KH
 def pack_filters_side_by_side(panels, pitch, rows, weight, w_channel, channels):
     """panels[r // MR * pitch + c * MR + r % MR] = weight[c * w_channel + r] for r < rows, and 0 up to whole panels."""
     for c in range(channels):
+        prefetch_run(moved(weight, (c + AHEAD) * w_channel), rows)
         for r in range(0, rows, MR):
             copy_few(moved(panels, r // MR * pitch + c * MR), moved(weight, c * w_channel + r), min(MR, rows - r), MR)
