@@ -89,34 +89,34 @@ def pack_strip(
                 places, start, end = places_of(plane, step, base_w, step_w), -left, W - left
             for c in range(0, channels, block):
                 planes = moved(strip, c * pitch + (a * phases_w + b) * plane)
-                if split:
-                    # The zeros first: whole vectors of them may reach into what follows.
-                    for i in range(together * images):
-                        clear(moved(planes, i * rows * columns), top_row * columns)
-                        clear(moved(planes, (i * rows + end_row) * columns), (rows - end_row) * columns)
-                for n in range(images):
-                    source = moved(x, n * x_n + c * x_c + h * x_h + w * x_w)
-                    for v in range(top_row, end_row if ask and b == 0 and c + 1 < channels else top_row):
+                for n in range(images if ask and b == 0 and c + 1 < channels else 0):
+                    for v in range(top_row, end_row):
                         prefetch_run(
                             moved(x, n * x_n + (c + 1) * x_c + (h + v * stride_h) * x_h + seen), seen_end - seen
                         )
+                source = moved(x, c * x_c + h * x_h + w * x_w)
+                if split:
+                    # The zeros first: whole vectors of them may reach into what follows.
+                    for i in range(together * images if top_row > 0 or end_row < rows else 0):
+                        clear(moved(planes, i * rows * columns), top_row * columns)
+                        clear(moved(planes, (i * rows + end_row) * columns), (rows - end_row) * columns)
+                    copy_split(
+                        moved(planes, top_row * columns), places, rows * columns, columns,
+                        moved(source, top_row * stride_h * x_h), x_n, stride_h * x_h, images, end_row - top_row,
+                        start, end, columns, step,
+                    )  # fmt: skip
+                    continue
+                for n in range(images):
                     out = moved(planes, n * rows * columns * batch)
-                    if split:
-                        copy_split(
-                            moved(out, top_row * columns), places, columns,
-                            moved(source, top_row * stride_h * x_h), stride_h * x_h, end_row - top_row, start, end,
-                            columns, step,
-                        )  # fmt: skip
-                        continue
                     if not by_channel and batch == 1 and step == 1 and columns <= 4 * lanes:
                         clear(out, top_row * columns)
                         inner = moved(out, top_row * columns)
-                        image_rows = moved(source, top_row * stride_h * x_h)
+                        image_rows = moved(source, n * x_n + top_row * stride_h * x_h)
                         copy_rows(inner, columns, image_rows, stride_h * x_h, end_row - top_row, first, last, columns)
                         clear(moved(out, end_row * columns), (rows - end_row) * columns)
                         continue
                     for v in range(rows):
-                        row = moved(source, v * stride_h * x_h)
+                        row = moved(source, n * x_n + v * stride_h * x_h)
                         line = moved(out, v * columns * batch)
                         here = top_row <= v and v < end_row
                         if by_channel:

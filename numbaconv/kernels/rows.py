@@ -80,7 +80,8 @@ def copy_run(destination, source, step, first, last, count):
                 else:
                     vector_store(destination, i, vector_load_between(source, i, first - i, last - i))
     elif 2 <= step and step <= 4:
-        copy_split(destination, (0, -1, -1, -1), 0, source, 0, 1, first * step, (last - 1) * step + 1, count, step)
+        places, end = (0, -1, -1, -1), (last - 1) * step + 1
+        copy_split(destination, places, 0, 0, source, 0, 0, 1, 1, first * step, end, count, step)
     else:
         # In three loops, so that no element is asked where it lies.
         clear(destination, first)
@@ -141,35 +142,39 @@ def copy_rows(destination, pitch, source, step, rows, first, last, columns):
 
 
 @helper
-def copy_split(destination, places, pitch, source, row_step, rows, first, last, columns, step):
-    """destination[places[r] + v * pitch + u] = source[v * row_step + j], j = u * step + r, if first <= j < last else 0.
+def copy_split(
+    destination, places, image_pitch, pitch, source, image_step, row_step, images, rows, first, last, columns, step
+):  # fmt: skip
+    """destination[places[r] + n * image_pitch + v * pitch + u] = source[n * image_step + v * row_step + j], or 0.
 
-    For v < rows, u < columns, and r < step, 2 to 4, where places[r] >= 0. All rows of a stretch of columns, as in
-    :func:`copy_rows`; nothing is written behind the last row.
+    With j = u * step + r, if first <= j < last. For n < images, v < rows, u < columns, and r < step, 2 to 4, where
+    places[r] >= 0. All rows of a stretch of columns, as in :func:`copy_rows`; nothing is written behind the last row of
+    an image.
     """
     lanes = lanes_of(destination)
     to_0, to_1, to_2, to_3 = places
     for u in range((columns - 1) // lanes * lanes, -1, -lanes):
-        out, line = moved(destination, u), moved(source, u * step)
         start, end = first - u * step, last - u * step
-        for v in range(rows):
-            room = (rows - 1 - v) * pitch + columns - u
-            if step == 2:
-                value_0, value_1 = vector_load_split(line, 2, start, end)
-                put(out, to_0, value_0, room)
-                put(out, to_1, value_1, room)
-            elif step == 3:
-                value_0, value_1, value_2 = vector_load_split(line, 3, start, end)
-                put(out, to_0, value_0, room)
-                put(out, to_1, value_1, room)
-                put(out, to_2, value_2, room)
-            else:
-                value_0, value_1, value_2, value_3 = vector_load_split(line, 4, start, end)
-                put(out, to_0, value_0, room)
-                put(out, to_1, value_1, room)
-                put(out, to_2, value_2, room)
-                put(out, to_3, value_3, room)
-            out, line = moved(out, pitch), moved(line, row_step)
+        for n in range(images):
+            out, line = moved(destination, n * image_pitch + u), moved(source, n * image_step + u * step)
+            room = (rows - 1) * pitch + columns - u
+            for _ in range(rows):
+                if step == 2:
+                    value_0, value_1 = vector_load_split(line, 2, start, end)
+                    put(out, to_0, value_0, room)
+                    put(out, to_1, value_1, room)
+                elif step == 3:
+                    value_0, value_1, value_2 = vector_load_split(line, 3, start, end)
+                    put(out, to_0, value_0, room)
+                    put(out, to_1, value_1, room)
+                    put(out, to_2, value_2, room)
+                else:
+                    value_0, value_1, value_2, value_3 = vector_load_split(line, 4, start, end)
+                    put(out, to_0, value_0, room)
+                    put(out, to_1, value_1, room)
+                    put(out, to_2, value_2, room)
+                    put(out, to_3, value_3, room)
+                out, line, room = moved(out, pitch), moved(line, row_step), room - pitch
 
 
 @helper
