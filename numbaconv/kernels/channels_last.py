@@ -268,7 +268,7 @@ def multiply_pixels(
         rows = min(at_once, whole - done) if done < whole else rows_read(count - whole)
         first = min(done, count - rows)
         for r in range(first + rows, min(first + rows + ASKED, count) if ask else 0):
-            prefetch_run(moved(c, r * c_row), vectors * lanes_of(c))
+            prefetch_run(moved(c, r * c_row), vectors * lanes)
         for k in range(0, max(depth, 1), KC):
             deep = min(KC, depth - k)
             product(

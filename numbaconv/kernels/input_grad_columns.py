@@ -189,7 +189,8 @@ def input_grad_columns(scratch, arguments, worker):
 def pack_side_by_side(panel, weight, w_f, filters, rows):
     """panel[f * MR + r] = weight[f * w_f + r] for r < rows, and 0 for r < MR.
 
-    May write up to lanes - 1 elements more.
+    May write up to lanes - 1 elements more: with :func:`.pack_filters_side_by_side`, which does not, 16>120@5 5x5 takes
+    a quarter longer.
     """
     for f in range(filters):
         for r in range(0, MR, lanes_of(panel)):

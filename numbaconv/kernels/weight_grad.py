@@ -256,15 +256,21 @@ def weight_grad(scratch, arguments, worker):
 @helper
 def turn_sums(dw, w_f, w_c, sums, f_pitch, line, stage, filters, channels, KH, KW, taps_apart):
     """dw[f * w_f + c * w_c + tap] = the sum of filter f, channel c and a tap, which follow each other in dw."""
-    lanes, together = lanes_of(sums), KW // taps_apart
+    lanes = lanes_of(sums)
     for f in range(filters):
         for c in range(0, channels, lanes):
             for tap in range(KH * KW):
-                kh, kw = divmod(tap, KW)
-                apart, along = divmod(kw, together)
-                place = (kh * taps_apart + apart) * line + along * channels + c
-                vector_store(stage, tap * lanes, vector_load(sums, f * f_pitch + place))
+                place = f * f_pitch + place_of_sums(tap, KW, taps_apart, line, channels) + c
+                vector_store(stage, tap * lanes, vector_load(sums, place))
             write_taps(moved(dw, f * w_f + c * w_c), w_c, stage, KH * KW, min(lanes, channels - c))
+
+
+@helper
+def place_of_sums(tap, KW, taps_apart, line, channels):
+    """Where the sums of a tap begin behind those of a filter and a block of so many channels."""
+    kh, kw = divmod(tap, KW)
+    apart, along = divmod(kw, KW // taps_apart)
+    return (kh * taps_apart + apart) * line + along * channels
 
 
 @helper
@@ -329,7 +335,6 @@ def add_shares(scratch, arguments, worker):
     stage = moved(scratch, worker * scratch_size)
     lanes = lanes_of(scratch)
     taps = KH * KW
-    together = KW // taps_apart
     c_blocks = (C + CB - 1) // CB
     f_pitch = c_blocks * (1 if gathered else KH * taps_apart) * line
     padded_F = (F + MR - 1) // MR * MR
@@ -360,9 +365,7 @@ def add_shares(scratch, arguments, worker):
                 continue
             for r in range(rows):
                 for tap in range(taps):
-                    kh, kw = divmod(tap, KW)
-                    apart, along = divmod(kw, together)
-                    place = ((c_block * KH + kh) * taps_apart + apart) * line + along * width + inner
+                    place = c_block * KH * taps_apart * line + inner + place_of_sums(tap, KW, taps_apart, line, width)
                     source = moved(sums, r * f_pitch + (tap * C + c if gathered else place))
                     prefetch(source, ROWS_AHEAD * f_pitch)
                     add_up(moved(stage, tap * lanes), source, shares, share_pitch, count)

@@ -180,7 +180,7 @@ def block_pixels(p: Product, dtype: np.dtype, axes: Axes) -> weight_grad_pixels.
     x_runs, dy_runs = (s[3] == 1 and (s[2] == p.OW or rows == 1) for s in (p.x_strides, p.y_strides))
     in_place = joined and p.pointwise and x_runs and dy_runs
     rows_lie = dy_runs if joined else p.y_strides[3] == 1
-    dy_in_place = in_place or (batch == 1 and rows_lie and taps <= FEW_TAPS and not (joined and p.pointwise))
+    dy_in_place = in_place or (batch == 1 and rows_lie and taps <= FEW_TAPS)
     b = weight_grad_pixels.Blocking(
         1, CB, images, rows, columns, batch, strip_pitch, panel_pitch, turned, joined, in_place, dy_in_place
     )

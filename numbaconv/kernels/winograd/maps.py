@@ -18,9 +18,9 @@ from dataclasses import dataclass, replace
 from ...geometry import Geometry
 from ..jit import helper
 from ..launch import Address, Launch, NestKernel
-from ..pixels import clear_first, pack_pixels
+from ..pixels import pack_pixels
 from ..problem import Product
-from ..rows import clear, inside
+from ..rows import clear, clear_first, inside
 from ..simd import integers, lanes_of, load, load_integer, moved, pointer, store, store_integer, unpacked
 from ..work import claim
 
