@@ -177,10 +177,20 @@ SHAPES = (
     Case("column_map", 1, 3, 40, 1, 4, 3, 1),
     Case("row_map", 1, 3, 1, 40, 4, 1, 3),
     Case("long_rows", 1, 2, 4, 150, 3, 3, 3, padding=1),
+    Case("strided_taps_apart", 2, 48, 17, 14, 40, 3, 3, stride=2, padding=8, dilation=8),
+)
+
+# Taps that often meet the padding, and are problems of their own where that is faster.
+TAPS_APART = (
+    Case("taps_apart", 5, 56, 11, 13, 52, 3, 3, padding=8, dilation=8),
+    Case("taps_of_nothing", 4, 49, 6, 7, 50, 3, 3, padding=9, dilation=9),
+    Case("no_tap_of_all", 3, 50, 9, 10, 51, 4, 2, padding=((9, 9), (5, 2)), dilation=(6, 7)),
+    Case("taps_apart_grouped", 3, 96, 9, 10, 96, 3, 3, padding=7, dilation=7, groups=2),
 )
 
 # Nothing, or nothing but padding, in one of the extents.
 EMPTY = (
+    Case("no_channel_apart", 2, 0, 9, 9, 4, 3, 3, padding=8, dilation=8),
     Case("no_image", 0, 3, 5, 6, 4, 3, 3, padding=1),
     Case("no_image_grouped", 0, 4, 5, 6, 4, 3, 3, stride=2, groups=2),
     Case("no_channel", 2, 0, 5, 6, 4, 3, 3, padding=1),
@@ -192,7 +202,7 @@ EMPTY = (
     Case("no_pixel", 1, 2, 0, 0, 3, 2, 2, padding=1),
 )
 
-CASES = SHAPES + TAILS + EMPTY
+CASES = SHAPES + TAILS + TAPS_APART + EMPTY
 
 # Past the usual cache blocks (tens to hundreds of channels, filters and pixels) in every extent.
 BLOCKS = (

@@ -189,7 +189,7 @@ def channels_last(scratch, arguments, worker):
             channels = min(CB, C - c)
             line = row_pixels * stride_w * channels
             plane = depth_n * strip_rows * line
-            for a in range(0 if in_place else phases_h):
+            for a in range(0 if in_place or channels == 0 else phases_h):
                 # The rows of one remainder are rows of an image that is sorted_h times as steep.
                 top = oh * stride_h + offset_h + a * dilation_h % sorted_h
                 steep, remainder = divmod(top, sorted_h)

@@ -115,7 +115,7 @@ def write_run(destination, step, source, count, accumulate):
             value = vector_add(vector_load(destination, i), value)
         vector_store(destination, i, value)
     if whole < count:
-        value = vector_load(source, whole)
+        value = vector_load_first(source, whole, count - whole)
         if accumulate:
             value = vector_add(vector_load_first(destination, whole, count - whole), value)
         vector_store_first(destination, whole, value, count - whole)

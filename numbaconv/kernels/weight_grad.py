@@ -134,9 +134,32 @@ def launches(g: Geometry, values: dict[str, int | Address], b: Blocking) -> list
     return [Launch(weight_grad, WEIGHT_GRAD, values, pieces), adding(g, values)]
 
 
+def launches_of_taps(
+    g: Geometry, taps: list[tuple[Geometry, dict[str, int | Address], Blocking]], values: dict[str, int | Address]
+) -> list[Launch]:
+    """Sum each tap by itself, one behind the other, then add the shares, which all have alike.
+
+    `values` are those of the whole kernel.
+    """
+    size = partial_elements(taps[0][0], taps[0][2])
+    summing = []
+    for i, (g_of_tap, of_tap, b) in enumerate(taps):
+        summing_tap, adding_tap = launches(g_of_tap, of_tap | {"partial": Address("partial", i * size)}, b)
+        summing.append(summing_tap)
+    alike = ("shares", "CB", "line", "f_pitch", "share_pitch")
+    values = values | {name: adding_tap.values[name] for name in alike}
+    values |= {"apart": g.KW, "gathered": 0, "block_pitch": values["line"], "line_pitch": size}
+    return [*summing, Launch(add_shares, ADD_SHARES, values, adding_tap.pieces)]
+
+
 def adding(g: Geometry, values: dict[str, int | Address]) -> Launch:
     """The launch of :func:`add_shares` behind one that made the sums."""
-    return Launch(add_shares, ADD_SHARES, values, g.groups * -(-(g.F // g.groups) // ROWS))
+    F = g.F // g.groups
+    block_pitch = values["line"] * (1 if values["gathered"] else values["KH"] * values["apart"])
+    f_pitch = -(-values["C"] // values["CB"]) * block_pitch
+    values = values | {"line_pitch": values["line"], "block_pitch": block_pitch, "f_pitch": f_pitch}
+    values |= {"share_pitch": g.groups * -(-F // MR) * MR * f_pitch}
+    return Launch(add_shares, ADD_SHARES, values, g.groups * -(-F // ROWS))
 
 
 def stage_elements(taps: int, lanes: int) -> int:
@@ -319,7 +342,7 @@ def gather_taps(
 
 ADD_SHARES = (
     "record", "partial", "dw", "w_f", "w_c", "w_kh", "w_kw", "groups", "F", "C", "KH", "KW", "apart",
-    "shares", "CB", "line", "gathered", "accumulate", "scratch_size",
+    "shares", "CB", "line_pitch", "block_pitch", "f_pitch", "share_pitch", "gathered", "accumulate", "scratch_size",
 )  # fmt: skip
 ADD_SHARES_COUNT = len(ADD_SHARES)
 
@@ -328,17 +351,14 @@ ADD_SHARES_COUNT = len(ADD_SHARES)
 def add_shares(scratch, arguments, worker):
     """dw (+)= the partial sums of all shares, added in their order."""
     (
-        _, partial_address, dw_address, w_f, w_c, w_kh, w_kw, groups, F, C, KH, KW, taps_apart, shares, CB, line,
-        gathered, accumulate, scratch_size,
+        _, partial_address, dw_address, w_f, w_c, w_kh, w_kw, groups, F, C, KH, KW, taps_apart, shares, CB,
+        line_pitch, block_pitch, f_pitch, share_pitch, gathered, accumulate, scratch_size,
     ) = unpacked(arguments, ADD_SHARES_COUNT)  # fmt: skip
     partial, dw = pointer(partial_address, scratch), pointer(dw_address, scratch)
     stage = moved(scratch, worker * scratch_size)
     lanes = lanes_of(scratch)
     taps = KH * KW
-    c_blocks = (C + CB - 1) // CB
-    f_pitch = c_blocks * (1 if gathered else KH * taps_apart) * line
     padded_F = (F + MR - 1) // MR * MR
-    share_pitch = groups * padded_F * f_pitch
     in_order = w_kw == 1 and w_kh == KW and not accumulate
     transposed = taps == 1 and w_f == 1 and w_c != 1 and not accumulate
     f_blocks = (F + ROWS - 1) // ROWS
@@ -358,14 +378,17 @@ def add_shares(scratch, arguments, worker):
             out = moved(dw, (group * F + f) * w_f + c * w_c)
             if transposed:
                 for first in range(0, rows, lanes):
-                    source, here = moved(sums, first * f_pitch + c_block * line + inner), min(lanes, rows - first)
+                    source, here = (
+                        moved(sums, first * f_pitch + c_block * block_pitch + inner),
+                        min(lanes, rows - first),
+                    )
                     for r in range(here):
                         add_up(moved(stage, r * lanes), moved(source, r * f_pitch), shares, share_pitch, count)
                     transpose_block(moved(out, first), w_c, stage, lanes, here, count)
                 continue
             for r in range(rows):
                 for tap in range(taps):
-                    place = c_block * KH * taps_apart * line + inner + place_of_sums(tap, KW, taps_apart, line, width)
+                    place = c_block * block_pitch + inner + place_of_sums(tap, KW, taps_apart, line_pitch, width)
                     source = moved(sums, r * f_pitch + (tap * C + c if gathered else place))
                     prefetch(source, ROWS_AHEAD * f_pitch)
                     add_up(moved(stage, tap * lanes), source, shares, share_pitch, count)

@@ -35,7 +35,7 @@ from ..kernels.winograd import forward as winograd_forward
 from ..kernels.winograd import maps as winograd_maps
 from ..kernels.winograd import weight_grad as winograd_weight_grad
 from ..kernels.winograd.algebra import GRAD_VARIANTS, VARIANTS
-from . import channels_last, columns, depthwise, direct, weight_grad, winograd
+from . import channels_last, columns, depthwise, direct, taps, weight_grad, winograd
 from .base import Axes, Plan, Strides, enough_bytes, turned
 
 __all__ = [
@@ -115,10 +115,14 @@ def plan_forward(
     bias: int | None,
     y: Strides,
     threads: int = 1,
+    padding: bool = False,
 ) -> Plan:
-    """Plan of y = conv2d(x, weight, bias); strides count elements of the arrays in the user's layout."""
+    """Plan of y = conv2d(x, weight, bias); strides count elements of the arrays in the user's layout.
+
+    `padding`: with all products of the padding, which matter where a weight is infinite.
+    """
     chosen = choose(algorithm, "forward", g, dtype, axes)
-    cut = partial(plan_forward, g, dtype, algorithm, axes, flip, x, w, bias, y)
+    cut = partial(plan_forward, g, dtype, algorithm, axes, flip, x, w, bias, y, padding=padding)
     plan = Plan("forward", g, dtype, *chosen, axes, flip, False, threads, cut)
     if plan.algorithm == "loops":
         return plan
@@ -127,7 +131,7 @@ def plan_forward(
     if depthwise.fits(plan) and (one_to_one := depthwise.plan_pass(plan, x, y, start, w, bias)):
         return one_to_one
     product = forward_problem(g, ("x", x), (Address("weight", start), w), ("y", y), bias, False)
-    return _plan_products(plan, [product])
+    return _plan_products(plan, [product], padding)
 
 
 @lru_cache(maxsize=1024)
@@ -171,10 +175,11 @@ def plan_weight_grad(
     y: Strides,
     w: Strides,
     threads: int = 1,
+    padding: bool = False,
 ) -> Plan:
-    """Plan of dw; strides count elements of x, dy and dw in the user's layout."""
+    """Plan of dw; strides count elements of x, dy and dw in the user's layout. `padding` as in y, for infinite dy."""
     chosen = choose(algorithm, "weight gradient", g, dtype, axes)
-    cut = partial(plan_weight_grad, g, dtype, algorithm, axes, flip, accumulate, x, y, w)
+    cut = partial(plan_weight_grad, g, dtype, algorithm, axes, flip, accumulate, x, y, w, padding=padding)
     plan = Plan("weight gradient", g, dtype, *chosen, axes, flip, accumulate, threads, cut)
     if plan.algorithm == "loops":
         return plan
@@ -184,8 +189,9 @@ def plan_weight_grad(
     start, w = turned(g, w) if flip else (0, w)
     if depthwise.fits(plan) and (one_to_one := depthwise.plan_pass(plan, x, y, start, w, None)):
         return one_to_one
-    plan_it = winograd.plan_weight_grad if plan.algorithm == "winograd" else weight_grad.plan_weight_grad
-    return plan_it(plan, x, y, start, w)
+    if plan.algorithm == "winograd":
+        return winograd.plan_weight_grad(plan, x, y, start, w)
+    return weight_grad.plan_weight_grad(plan, x, y, start, w, padding)
 
 
 @lru_cache(maxsize=1024)
@@ -212,11 +218,15 @@ def plan_bias_grad(
     return Program([launch], names, {}, tiling.lanes(dtype.itemsize), dtype, parallel)
 
 
-def _plan_products(plan: Plan, products: list[Product]) -> Plan:
-    """Plan of a forward pass or of what the input gradient makes of one."""
+def _plan_products(plan: Plan, products: list[Product], padding: bool = False) -> Plan:
+    """Plan of a forward pass or of what the input gradient makes of one; `padding`: with all its products."""
     products = [p for p in products if p.N * p.F * p.OH * p.OW > 0]
     if not products:
         return _nothing(plan)
+    if not padding and (apart := taps.by_taps(plan, products)):
+        products, plan = apart, replace(plan, reason=f"{plan.reason}; tap by tap")
+        if plan.name == "forward":  # in dx, either is allowed
+            plan = replace(plan, with_padding=partial(plan.cut, plan.threads, padding=True))
     plan_it = direct.plan_products
     if plan.algorithm == "winograd":
         plan_it = winograd.plan_products

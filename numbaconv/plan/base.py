@@ -53,11 +53,13 @@ class Plan:
     #: Threads that the work is cut for.
     threads: int
     #: Makes the same plan for another number of threads.
-    cut: Callable[[int], Plan] = field(compare=False, repr=False)
+    cut: Callable[..., Plan] = field(compare=False, repr=False)
     program: Program | None = None
     blocks: dict[str, int] = field(default_factory=dict)
     #: Rows and columns of the register tile; none in the depthwise kernels.
     tile: tuple[int, int] | None = None
+    #: Where no product with the padding is computed, though 0 * inf is NaN: makes the plan that computes them.
+    with_padding: Callable[[], Plan] | None = field(default=None, compare=False, repr=False)
     _cuts: dict[int, Plan] = field(default_factory=dict, compare=False, repr=False)
 
     @property
@@ -97,6 +99,8 @@ class Plan:
 
         False if an array is not aligned, and nothing was done.
         """
+        if self.with_padding is not None and not all_finite(b):
+            return self.with_padding().run(a, b, bias, out)
         if (program := self.now().program) is not None:
             return program.run(a, b, NO_BIAS[self.dtype] if bias is None else bias, out)
         g = self.geometry
@@ -133,6 +137,11 @@ class Plan:
             )
         lines.append(f"  {self.geometry.flops:,} floating-point operations")
         return "\n".join(lines)
+
+
+def all_finite(array: Array) -> bool:
+    """Whether no element, of one at least, is infinite or NaN, without an array of answers."""
+    return bool(np.isfinite(array.max()) and np.isfinite(array.min()))
 
 
 def enough_work(g: Geometry, dtype: np.dtype, slower: int = 1) -> bool:

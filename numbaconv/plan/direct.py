@@ -108,7 +108,7 @@ def _block_forward(p: Product, dtype: np.dtype, outputs: int, threads: int) -> f
         most = most // 2
         images, rows, columns = _output_block(p, reach, batch, shares, most, lanes, copy, threads)
     if not flat:
-        count = _pixels(images, rows, columns, reach) * batch
+        count = pixels_of_block(images, rows, columns, reach) * batch
     strip_pitch = odd_lines(strip_elements(p, images, rows, columns, batch) + lanes, line)
     pitch = odd_lines(count, line)
     flat = flat and not in_place
@@ -165,7 +165,7 @@ def costs(
 
     For each pixel and tap: vectors times filters, and to a panel the vectors are copied before.
     """
-    strip = UNALIGNED * MC * -(-_pixels(*in_strip, reach) // lanes) / prod(in_strip)
+    strip = UNALIGNED * MC * -(-pixels_of_block(*in_strip, reach) // lanes) / prod(in_strip)
     copies = COPY_COST * -(-in_panel[2] // lanes) / in_panel[2]
     return strip, MC * -(-prod(in_panel) // lanes) / prod(in_panel) + copies
 
@@ -175,7 +175,7 @@ def odd_lines(elements: int, line: int) -> int:
     return (-(-elements // line) | 1) * line
 
 
-def _pixels(images: int, rows: int, columns: int, reach: tuple[int, int]) -> int:
+def pixels_of_block(images: int, rows: int, columns: int, reach: tuple[int, int]) -> int:
     """Elements from the first output of a block to the last one, with those between rows and images."""
     return (images * (rows + reach[0]) - reach[0] - 1) * (columns + reach[1]) + columns
 
@@ -198,7 +198,7 @@ def _output_block(
         repeated = p.phases(0) * p.phases(1) * (p.reach(0) * row + STARTS) * copy
 
         def cost(rows: int) -> float:
-            vectors = -(-_pixels(1, rows, columns, reach) * batch // lanes)
+            vectors = -(-pixels_of_block(1, rows, columns, reach) * batch // lanes)
             return vectors + NARROW * (-vectors % tiling.VECTORS) + repeated
 
         def total(rows: int) -> float:
@@ -209,8 +209,10 @@ def _output_block(
 
     rows, images = block_rows(fitting), 1
     if rows == p.OH and columns == p.OW:
-        fitting_images = [i for i in range(1, min(N, most) + 1) if i == 1 or _pixels(i, rows, columns, reach) <= most]
-        images = min(fitting_images, key=lambda i: -(-_pixels(i, rows, columns, reach) // lanes) / i)
+        fitting_images = [
+            i for i in range(1, min(N, most) + 1) if i == 1 or pixels_of_block(i, rows, columns, reach) <= most
+        ]
+        images = min(fitting_images, key=lambda i: -(-pixels_of_block(i, rows, columns, reach) // lanes) / i)
     pieces = shares * -(-p.N // batch)
     while pieces * -(-p.OH // rows) * -(-p.OW // columns) < _pieces(images * rows * columns * batch, threads) * images:
         if images * rows * columns * batch <= 4 * lanes:

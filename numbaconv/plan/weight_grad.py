@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
+from math import prod
 
 import numpy as np
 
@@ -11,9 +13,10 @@ from ..kernels import pixels, tiling, weight_grad, weight_grad_filters, weight_g
 from ..kernels.gemm import EXACT_ROWS, vectors_of_tile
 from ..kernels.launch import Address, Launch, Program
 from ..kernels.problem import Product, forward_problem
-from . import winograd, winograd_blocks
+from . import taps, winograd, winograd_blocks
 from .base import (
     PIECES,
+    SHARES_BYTES,
     Axes,
     Plan,
     Strides,
@@ -57,6 +60,16 @@ UNALIGNED = 1.15
 # Pixels from which the bound of Winograd's rounding, 3 times direct's, has room for sums in lanes: of 256, direct
 # would have a third of Winograd's rounding, of more pixels 0.4 to 0.5.
 LEAST_PIXELS = 1024
+# What packing a vector costs more where rows are short.
+SHORT_ROWS = 20
+# Writing a vector of sums of several taps, which follow each other in dw, and of one of several.
+ENDS, ENDS_OF_TAP = 12, 64
+# What taps by themselves take longer than expected, of so few channels or filters.
+FEW_CHANNELS, OF_FEW = 16, 2.5
+# Starting the kernels of a tap.
+START = 10_000
+# Bytes of dw up to which taps are written one by one.
+MOST_APART = 2 << 20
 # Both costs are estimates: what they say has to be clear.
 CLEARLY = 0.95
 
@@ -218,14 +231,17 @@ def _best_vector(
     g: Geometry,
     dtype: np.dtype,
     axes: Axes,
-) -> str:
-    """Which index is expected to be best in the vector: for new arrays, as other ones have to get their bits."""
+) -> tuple[str, float]:
+    """Which index is expected to be best in the vector, for new arrays, as other ones have to get their bits.
+
+    And what an output of a group then costs, in multiply-adds of vectors.
+    """
     by_winograd = winograd.bounds("weight gradient", g, dtype, axes)
+    lanes = tiling.lanes(dtype.itemsize)
     if by_winograd and g.N * g.OH * g.OW < LEAST_PIXELS:
-        return "channels"
+        return "channels", _cost_of_channels(g, dtype, axes, lanes)
     if _better_swapped(p, axes, dtype.itemsize):
         g = replace(g, C=g.F, F=g.C)
-    lanes = tiling.lanes(dtype.itemsize)
     most = tiling.PANEL_BYTES // dtype.itemsize
     costs = {"channels": CLEARLY * _cost_of_channels(g, dtype, axes, lanes)}
     if replace(by_pixels, in_place=False, dy_in_place=False).scratch(p) <= most:
@@ -234,7 +250,8 @@ def _best_vector(
     rounds_more = by_winograd and winograd_blocks.grad_variant(g) + g.KH > 5
     if axes != LAYOUTS["HWCN"] and not rounds_more and replace(by_filters, in_place=False).scratch(p) <= most:
         costs["filters"] = _cost_of_filters(p, axes, lanes)
-    return min(costs, key=lambda vector: costs[vector])
+    vector = min(costs, key=lambda vector: costs[vector])
+    return vector, costs[vector]
 
 
 def _cost_of_pixels(p: Product, b: weight_grad_pixels.Blocking, axes: Axes, lanes: int) -> float:
@@ -313,10 +330,135 @@ def _better_swapped(p: Product, axes: Axes, itemsize: int) -> bool:
     return p.N * p.OH * p.OW * more > TURNING_COST * p.C * p.F
 
 
-def plan_weight_grad(plan: Plan, x: Strides, y: Strides, start: int, w: Strides) -> Plan:
-    """Plan of dw, which begins at element `start`; strides count elements of x, dy and dw."""
-    g, dtype = plan.geometry, plan.dtype
-    lanes = tiling.lanes(dtype.itemsize)
+@dataclass(frozen=True)
+class _Sums:
+    """How the sums of a kernel, or of a tap of it, come about, and what an output of a group is expected to cost."""
+
+    launches: list[Launch]
+    partial: int
+    scratch: int
+    blocks: dict[str, int]
+    vector: str
+    cost: float
+
+
+def plan_weight_grad(plan: Plan, x: Strides, y: Strides, start: int, w: Strides, padding: bool = False) -> Plan:
+    """Plan of dw, which begins at element `start`; strides count elements of x, dy and dw.
+
+    `padding`: with all products of the padding.
+    """
+    g, dtype, reason = plan.geometry, plan.dtype, plan.reason
+    parts = [_sums_of(plan, g, x, y, start, w)]
+    if not padding and (by_taps := _by_taps(plan, parts[0], x, y, start, w)):
+        parts, reason = by_taps, f"{reason}; tap by tap"
+        plan = replace(plan, with_padding=partial(plan.cut, plan.threads, padding=True))
+    launches = [launch for part in parts for launch in part.launches]
+    partials, scratch = (max(sizes) for sizes in zip(*((part.partial, part.scratch) for part in parts), strict=True))
+    program = Program(launches, plan.arrays, {"partial": partials}, scratch, dtype, enough_work(g, dtype))
+    if parts[-1].vector != "channels":
+        reason = f"{reason}; {parts[-1].vector} in the vector"
+    return replace(plan, reason=reason, program=program, blocks=parts[-1].blocks, tile=register_tile(dtype))
+
+
+def _by_taps(plan: Plan, whole: _Sums, x: Strides, y: Strides, start: int, w: Strides) -> list[_Sums] | None:
+    """The sums of each tap by itself, if that is expected to be faster: see :mod:`.taps`."""
+    g, lanes = plan.geometry, tiling.lanes(plan.dtype.itemsize)
+    p = forward_problem(g, ("x", x), (Address("dw", start), w), ("dy", y), None, plan.accumulate)
+    bounds = plan.algorithm != "direct" or winograd.bounds(plan.name, g, plan.dtype, plan.axes)
+    if bounds or g.N == 0 or g.KH * g.KW == 1 or not taps.may_pay(p):
+        return None
+    x_of_tap = x[0], x[1], x[2] * g.stride[0], x[3] * g.stride[1]  # one tap sees every stride-th pixel
+    everything = _sums_of(plan, _one_tap(g, g.N, g.OH, g.OW), x_of_tap, y, start, w)
+    vectors = (g.C // g.groups) * g.F * g.KH * g.KW / lanes
+    together = everything.vector == "channels"
+    if not together and vectors * tiling.VECTOR_BYTES > MOST_APART:
+        return None
+    parts = []
+    for tap in np.ndindex(g.KH, g.KW):
+        rows, columns = taps.rectangle(p, tap)
+        part = _one_tap(g, 0, 1, 1)  # a tap that sees nothing gets the zeros of an empty batch
+        to = {"x": 0, "dy": 0}
+        if rows and columns:
+            part = _one_tap(g, g.N, len(rows), len(columns))
+            top, left = (p.offset[i] + tap[i] * g.dilation[i] + (rows, columns)[i].start * g.stride[i] for i in (0, 1))
+            to = {"x": top * x[2] + left * x[3], "dy": rows.start * y[2] + columns.start * y[3]}
+        parts.append((part, to, start + tap[0] * w[2] + tap[1] * w[3]))
+    if together:
+        apart = [_channels_of_taps(plan, [(part, to) for part, to, _ in parts], x, x_of_tap, y, start, w)]
+        copied = SHORT_ROWS * (-(-g.C // g.groups // lanes) + -(-g.F // g.groups // lanes))
+        cost = (everything.cost + copied) * sum(part.N * part.OH * part.OW for part, _, _ in parts) + ENDS * vectors
+    else:
+        apart, cost = [], ENDS_OF_TAP * vectors
+        for part, to, first in parts:
+            sums = _sums_of(plan, part, x_of_tap, y, first, w)
+            apart.append(replace(sums, launches=[_moved(launch, to) for launch in sums.launches]))
+            cost += part.N * part.OH * part.OW * sums.cost
+    if min(g.C, g.F) // g.groups < FEW_CHANNELS:
+        cost *= OF_FEW
+    cost += START * len(parts)
+    # Pixels that outputs look at and do not share with those of their block.
+    b = [whole.blocks[name] for name in ("images", "rows", "columns")]
+    between = max(0.0, _strip_pixels(g, *b) / prod(b) - prod(g.stride))
+    of_output = whole.cost + TURNING * between * g.C / g.groups / lanes
+    return apart if cost < taps.SURE * (g.N * g.OH * g.OW * of_output + ENDS * vectors) else None
+
+
+def _one_tap(g: Geometry, N: int, OH: int, OW: int) -> Geometry:
+    """A tap and the outputs of so many images that read a pixel with it."""
+    one = (1, 1)
+    return replace(g, N=N, H=OH, W=OW, KH=1, KW=1, OH=OH, OW=OW, stride=one, dilation=one, padding=(0, 0, 0, 0))
+
+
+def _channels_of_taps(
+    plan: Plan, parts: list[tuple[Geometry, dict[str, int]]], x: Strides, x_of_tap: Strides, y: Strides, start: int,
+    w: Strides,
+) -> _Sums:  # fmt: skip
+    """The sums of all taps side by side, with channels in the vector: of each by itself, dw would be crossed anew."""
+    g, dtype, lanes = plan.geometry, plan.dtype, tiling.lanes(plan.dtype.itemsize)
+    names, whole = {}, g
+    most = _one_tap(g, g.N, g.OH, g.OW)
+    p = forward_problem(most, ("x", x_of_tap), (Address("dw", start), w), ("dy", y), None, plan.accumulate)
+    if _better_swapped(p, plan.axes, dtype.itemsize):
+        names, whole = {"x": "dy", "dy": "x"}, replace(g, C=g.F, F=g.C)
+        x_of_tap, y, w = y, x_of_tap, (w[1], w[0], w[2], w[3])
+    block = partial(block_weight_grad, dtype=dtype, axes=plan.axes, w=w, accumulate=True, threads=plan.threads)
+    like = block(replace(most, C=whole.C, F=whole.F), y=y)
+    of_taps = []
+    for part, to in parts:
+        part = replace(part, C=whole.C, F=whole.F)
+        if part.OH == 1 or all(s[2] == part.OW * s[3] for s in (x_of_tap, y)):
+            part = replace(part, H=1, W=part.OH * part.OW, OH=1, OW=part.OH * part.OW)
+        values = weight_grad.arguments_of(part, x_of_tap, y, start, w, plan.accumulate)
+        values |= {name: Address(names.get(name, name), to[names.get(name, name)]) for name in ("x", "dy")}
+        of_taps.append((part, values, block(part, y=y)))
+    c_blocks = -(-(whole.C // g.groups) // like.CB)
+    size = g.groups * round_up(whole.F // g.groups, tiling.MR) * c_blocks * like.line * len(parts)
+    most_shares = max(-(-PIECES // c_blocks), SHARES_BYTES // (size * dtype.itemsize))
+    shares = min([most_shares, *(b.shares for part, _, b in of_taps if part.N > 0)])
+    FB, CB, line = like.FB, like.CB, like.line
+    of_taps = [
+        (part, values, replace(b, shares=shares, FB=FB, CB=CB, line=line, at_once=min(b.at_once, FB)))
+        for part, values, b in of_taps
+    ]
+    values = weight_grad.arguments_of(whole, x, y, start, w, plan.accumulate)
+    launches = weight_grad.launches_of_taps(whole, of_taps, values)
+    scratch = max(weight_grad.stage_elements(len(parts), lanes), *(b.scratch for _, _, b in of_taps))
+    blocks = {"shares": shares, "filters": FB, "channels": CB}
+    return _Sums(launches, shares * size, scratch, blocks, "channels", 0.0)
+
+
+def _moved(launch: Launch, to: dict[str, int]) -> Launch:
+    """The launch with arrays that begin so many elements later."""
+
+    def there(value: int | Address) -> int | Address:
+        return replace(value, offset=value.offset + to.get(value.name, 0)) if isinstance(value, Address) else value
+
+    return replace(launch, values={name: there(value) for name, value in launch.values.items()})
+
+
+def _sums_of(plan: Plan, g: Geometry, x: Strides, y: Strides, start: int, w: Strides) -> _Sums:
+    """The sums of a kernel, which begin at element `start` of dw."""
+    dtype, lanes = plan.dtype, tiling.lanes(plan.dtype.itemsize)
     seen = _without_gaps(g)
     if seen is not g:
         x = (x[0], x[1], x[2] * g.stride[0] // seen.stride[0], x[3] * g.stride[1] // seen.stride[1])
@@ -325,51 +467,47 @@ def plan_weight_grad(plan: Plan, x: Strides, y: Strides, start: int, w: Strides)
     by_filters = block_filters(p, dtype)
     # A 1 x 1 kernel sees no rows.
     flat = replace(seen, H=1, W=g.OH * g.OW, OH=1, OW=g.OH * g.OW) if p.pointwise else seen
-    vector = _best_vector(p, by_pixels, by_filters, flat, dtype, plan.axes)
+    vector, cost = _best_vector(p, by_pixels, by_filters, flat, dtype, plan.axes)
     if vector == "pixels":
-        return _with_sums_of(plan, p, by_pixels, weight_grad_pixels.launches(p, by_pixels), vector)
+        return _without_channels(p, by_pixels, weight_grad_pixels.launches(p, by_pixels), vector, cost)
     if vector == "filters":
-        return _with_sums_of(plan, p, by_filters, weight_grad_filters.launches(p, by_filters), vector)
+        return _without_channels(p, by_filters, weight_grad_filters.launches(p, by_filters), vector, cost)
     if all(a[2] == g.OW * a[3] for a in (x, y)):
         seen = flat
-    names, filters, channels = plan.arrays, "filters", "channels"
-    if _better_swapped(p, plan.axes, dtype.itemsize):
+    swapped = {"x": "dy", "dy": "x"} if _better_swapped(p, plan.axes, dtype.itemsize) else {}
+    filters, channels = "filters", "channels"
+    if swapped:
         seen = replace(seen, C=seen.F, F=seen.C)
-        x, y, w, names = y, x, (w[1], w[0], w[2], w[3]), ("dy", "x", "bias", "dw")
+        x, y, w = y, x, (w[1], w[0], w[2], w[3])
         filters, channels = channels, filters
     b = block_weight_grad(seen, dtype, plan.axes, y, w, plan.accumulate, plan.threads)
-    buffers = {"partial": weight_grad.partial_elements(seen, b)}
-    scratch = max(b.scratch, weight_grad.stage_elements(g.KH * g.KW, lanes))
     values = weight_grad.arguments_of(seen, x, y, start, w, plan.accumulate)
-    launches = weight_grad.launches(seen, values, b)
-    program = Program(launches, names, buffers, scratch, dtype, enough_work(g, dtype))
+    values |= {name: Address(array) for name, array in swapped.items()}
     blocks = {"shares": b.shares, filters: b.FB, channels: b.CB}
     blocks |= {"images": b.images, "rows": b.rows, "columns": b.columns}
-    return replace(plan, program=program, blocks=blocks, tile=register_tile(dtype))
+    scratch = max(b.scratch, weight_grad.stage_elements(g.KH * g.KW, lanes))
+    launches = weight_grad.launches(seen, values, b)
+    return _Sums(launches, weight_grad.partial_elements(seen, b), scratch, blocks, vector, cost)
 
 
-def _with_sums_of(
-    plan: Plan,
+def _without_channels(
     p: Product,
     b: weight_grad_pixels.Blocking | weight_grad_filters.Blocking,
     launches: list[Launch],
     vector: str,
-) -> Plan:
-    """Plan of dw with pixels or filters in the vector."""
-    buffers = {"partial": b.shares * p.groups * b.sums(p)}
-    work = enough_work(plan.geometry, plan.dtype)
-    program = Program(launches, plan.arrays, buffers, b.scratch(p), plan.dtype, work)
+    cost: float,
+) -> _Sums:
+    """The sums with pixels or filters in the vector."""
     images = b.images * (b.batch if isinstance(b, weight_grad_pixels.Blocking) else 1)
     blocks = {"shares": b.shares, "images": images, "rows": b.rows, "columns": b.columns}
-    reason = f"{plan.reason}; {vector} in the vector"
-    return replace(plan, reason=reason, program=program, blocks=blocks, tile=register_tile(plan.dtype))
+    return _Sums(launches, b.shares * p.groups * b.sums(p), b.scratch(p), blocks, vector, cost)
 
 
 def _without_gaps(g: Geometry) -> Geometry:
     """A kernel of one row or column skips what its stride skips: the same problem on every stride-th pixel."""
     stride, extents = list(g.stride), [g.H, g.W]
-    for axis, (taps, out, before) in enumerate(((g.KH, g.OH, g.padding[0]), (g.KW, g.OW, g.padding[2]))):
-        if taps == 1 and before == 0 and stride[axis] > 1:
+    for axis, (size, out, before) in enumerate(((g.KH, g.OH, g.padding[0]), (g.KW, g.OW, g.padding[2]))):
+        if size == 1 and before == 0 and stride[axis] > 1:
             extents[axis] = min(out, -(-extents[axis] // stride[axis]))
             stride[axis] = 1
     if tuple(stride) == g.stride:
