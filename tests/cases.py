@@ -177,11 +177,14 @@ SHAPES = (
     Case("column_map", 1, 3, 40, 1, 4, 3, 1),
     Case("row_map", 1, 3, 1, 40, 4, 1, 3),
     Case("long_rows", 1, 2, 4, 150, 3, 3, 3, padding=1),
-    Case("strided_taps_apart", 2, 48, 17, 14, 40, 3, 3, stride=2, padding=8, dilation=8),
 )
 
-# Taps that often meet the padding, and are problems of their own where that is faster.
-TAPS_APART = (
+# Taps that often meet the padding: no products with it, where that is faster. Winograd's algorithm does none of them.
+PADDED = (
+    Case("small_dilated", 5, 48, 9, 9, 49, 5, 6, padding=(4, 5), dilation=2),
+    Case("small_dilated_unevenly", 3, 65, 7, 12, 66, 5, 4, padding=((5, 3), (2, 1)), dilation=(2, 1)),
+    Case("small_strided", 3, 48, 17, 14, 40, 3, 3, stride=2, padding=8, dilation=8),
+    Case("small_seven", 4, 70, 7, 4, 64, 7, 7, padding=(6, 3), dilation=(2, 1)),
     Case("taps_apart", 5, 56, 11, 13, 52, 3, 3, padding=8, dilation=8),
     Case("taps_of_nothing", 4, 49, 6, 7, 50, 3, 3, padding=9, dilation=9),
     Case("no_tap_of_all", 3, 50, 9, 10, 51, 4, 2, padding=((9, 9), (5, 2)), dilation=(6, 7)),
@@ -202,7 +205,7 @@ EMPTY = (
     Case("no_pixel", 1, 2, 0, 0, 3, 2, 2, padding=1),
 )
 
-CASES = SHAPES + TAILS + TAPS_APART + EMPTY
+CASES = SHAPES + TAILS + PADDED + EMPTY
 
 # Past the usual cache blocks (tens to hundreds of channels, filters and pixels) in every extent.
 BLOCKS = (

@@ -9,8 +9,8 @@ from .cases import (
     ALGORITHMS,
     COMMON,
     LIGHT_BLOCKS,
+    PADDED,
     SHAPES,
-    TAPS_APART,
     Case,
     each_algorithm,
     each_dtype,
@@ -66,7 +66,7 @@ BATCHES = (
     Case("batch_strided", 4, 5, 17, 19, 7, 3, 3, stride=2, padding=1),
     Case("batch_wide", 3, 3, 5, 300, 6, 3, 3, padding=1),
     Case("batch_depthwise", 5, 19, 9, 10, 19, 3, 3, padding=1, groups=19),
-    *TAPS_APART,
+    *PADDED,
 )
 
 

@@ -15,8 +15,8 @@ from . import oracle
 from .cases import (
     DTYPES,
     LIGHT_BLOCKS,
+    PADDED,
     TAILS,
-    TAPS_APART,
     Case,
     each_exact_algorithm,
     each_exact_gradient,
@@ -38,7 +38,7 @@ CASES = (
     Case("grouped", 2, 6, 5, 6, 9, 3, 3, padding=1, groups=3),
     Case("depthwise", 2, 9, 6, 7, 9, 3, 3, stride=2, padding=1, groups=9),
     Case("only_padding", 1, 2, 2, 2, 3, 3, 3, padding=3),
-    *TAPS_APART,
+    *PADDED,
 )
 cases = pytest.mark.parametrize("case", CASES, ids=str)
 

@@ -16,6 +16,8 @@ taps is then one stretch of memory.
 
 A 1 x 1 kernel reads x where it lies. For long rows of taps the strip's are sorted by their remainder modulo the stride,
 so that pixels of all rows of a block are at one distance; the few columns between rows are computed and not stored.
+Where taps often meet the padding, each row of taps is multiplied for the rows of outputs that read a pixel with it only,
+and each tap, where they lie apart, for the columns that do.
 Pieces write different filters or pixels of y, and the order of each sum is that of (kh, kw, c), whoever claims the
 piece: the same bits for any number of threads.
 """
@@ -31,7 +33,7 @@ from .launch import Address, Launch, NestKernel
 from .pixels import pack_pixels, unpack_pixels
 from .problem import Product
 from .product import ADD, BIASED, CONTINUE, FRESH, product, rows_read
-from .rows import clear, prefetch_run
+from .rows import clear, inside, prefetch_run
 from .simd import (
     lanes_of,
     load,
@@ -70,6 +72,8 @@ class Blocking:
     joined: bool
     #: Whether long rows of taps are multiplied for one row of outputs at a time.
     by_rows: bool
+    #: Whether products with the padding are left out, if the weight is finite. Then `by_rows`.
+    skips: bool
     #: Pixels between the first outputs of two rows of the strip.
     row: int
     strip: int
@@ -103,6 +107,7 @@ def launches(p: Product, b: Blocking, lanes: int) -> list[Launch]:
     values |= {"joined": b.joined, "by_rows": b.by_rows, "sorted_h": 1 if b.joined else p.stride[0]}
     values |= {"phases_h": 1} if b.joined else {}
     values |= {"images": b.images, "rows": b.rows, "columns": b.columns, "strip_size": b.strip, "pitch": b.pitch}
+    values["skips"] = b.skips
     packing = Launch(pack_vectors, PACK_VECTORS, values, p.groups * -(-p.F // lanes))
     pieces = p.groups * -(-p.F // b.MC) * blocks(p, b)
     return [packing, Launch(channels_last, LAST, values, pieces)]
@@ -112,7 +117,7 @@ LAST = (
     "record", "x", "x_n", "x_c", "x_h", "x_w", "H", "W", "panels", "bias", "bias_f", "y", "y_n", "y_f", "y_h", "y_w",
     "N", "OH", "OW", "groups", "C", "F", "KH", "KW", "stride_h", "stride_w", "offset_h", "offset_w",
     "dilation_h", "dilation_w", "phases_h", "sorted_h", "reach_h", "MC", "CB", "KC", "flat", "joined", "by_rows", "row",
-    "images", "rows", "columns", "strip_size", "pitch", "accumulate", "scratch_size",
+    "images", "rows", "columns", "strip_size", "pitch", "skips", "accumulate", "scratch_size",
 )  # fmt: skip
 LAST_COUNT = len(LAST)
 
@@ -124,7 +129,7 @@ def channels_last(scratch, arguments, worker):
         _, x_address, x_n, x_c, x_h, x_w, H, W, panels_address, bias_address, bias_f, y_address, y_n, y_f, y_h, y_w,
         N, OH, OW, groups, C, F, KH, KW, stride_h, stride_w, offset_h, offset_w,
         dilation_h, dilation_w, phases_h, sorted_h, reach_h, MC, CB, KC, flat, joined, by_rows, row, images, rows,
-        columns, strip_size, pitch, accumulate, scratch_size,
+        columns, strip_size, pitch, skips, accumulate, scratch_size,
     ) = unpacked(arguments, LAST_COUNT)  # fmt: skip
     x, y = pointer(x_address, scratch), pointer(y_address, scratch)
     panels, bias = pointer(panels_address, scratch), pointer(bias_address, scratch)
@@ -184,7 +189,7 @@ def channels_last(scratch, arguments, worker):
         if by_rows:
             lines_of_sums, sum_rows, sum_pixels, count = depth_n * height, height, rows_read(width), width
         apart = 1 if dilation_w == 1 else KW  # how many stretches a row of taps is
-        summed = 0
+        summed, begin = 0, start
         for c in range(0, max(C, 1), CB):
             channels = min(CB, C - c)
             line = row_pixels * stride_w * channels
@@ -223,22 +228,38 @@ def channels_last(scratch, arguments, worker):
                         )  # fmt: skip
                 continue
             stretch = KW // apart * channels
+            if skips and c == 0:  # no tap may be of all outputs
+                for v in range(lines_of_sums):
+                    total = moved(sums, v * sum_pixels * pitch)
+                    product(count, vectors, 0, 1, strip, 0, 0, 1, b, b_block, total, pitch, lanes, start, stage)
+                begin = CONTINUE
             for a in range(phases_h):
                 row_step = phases_h * dilation_h // stride_h * line
                 base = a * plane + a * dilation_h // stride_h * line
                 for t in range((KH - a + phases_h - 1) // phases_h * apart):
                     i, kw = divmod(t, apart)
                     top = moved(strip, base + i * row_step + kw * dilation_w * channels)
-                    for k in range(0, stretch, KC):
+                    low, high, left, pixels_of_line = 0, height, 0, count
+                    if skips:
+                        h, w = oh * stride_h + offset_h + (a + i * phases_h) * dilation_h, ow * stride_w + offset_w
+                        low, high = inside(h, stride_h, H, height)
+                        if apart > 1:
+                            left, right = inside(w + kw * dilation_w, stride_w, W, width)
+                            pixels_of_line = right - left
+                            # Tiles go beyond it to pixels that read zeros of the padding, and not to the next row.
+                            left = max(0, min(left, sum_pixels - rows_read(pixels_of_line)))
+                    for k in range(0, stretch if pixels_of_line > 0 else 0, KC):
                         deep = min(KC, stretch - k)
-                        mode = mode_of(start, summed)
+                        mode = mode_of(begin, summed)
                         for v in range(lines_of_sums):
                             image, h = divmod(v, height)
+                            if skips and (h < low or h >= high):
+                                continue
+                            pixel = moved(top, (image * strip_rows + h) * line + left * stride_w * channels + k)
+                            total = moved(sums, (v * sum_pixels + left) * pitch)
                             product(
-                                count, vectors, deep, KC,
-                                moved(top, (image * strip_rows + h) * line + k), stride_w * channels, 0, 1,
-                                moved(b, k * lanes), b_block, moved(sums, v * sum_pixels * pitch), pitch, lanes, mode,
-                                stage,
+                                pixels_of_line, vectors, deep, KC, pixel, stride_w * channels, 0, 1,
+                                moved(b, k * lanes), b_block, total, pitch, lanes, mode, stage,
                             )  # fmt: skip
                         summed += deep
                     b = moved(b, stretch * lanes)

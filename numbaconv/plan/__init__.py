@@ -35,7 +35,7 @@ from ..kernels.winograd import forward as winograd_forward
 from ..kernels.winograd import maps as winograd_maps
 from ..kernels.winograd import weight_grad as winograd_weight_grad
 from ..kernels.winograd.algebra import GRAD_VARIANTS, VARIANTS
-from . import channels_last, columns, depthwise, direct, taps, weight_grad, winograd
+from . import columns, dense, depthwise, weight_grad, winograd
 from .base import Axes, Plan, Strides, enough_bytes, turned
 
 __all__ = [
@@ -223,16 +223,13 @@ def _plan_products(plan: Plan, products: list[Product], padding: bool = False) -
     products = [p for p in products if p.N * p.F * p.OH * p.OW > 0]
     if not products:
         return _nothing(plan)
-    if not padding and (apart := taps.by_taps(plan, products)):
-        products, plan = apart, replace(plan, reason=f"{plan.reason}; tap by tap")
-        if plan.name == "forward":  # in dx, either is allowed
-            plan = replace(plan, with_padding=partial(plan.cut, plan.threads, padding=True))
-    plan_it = direct.plan_products
     if plan.algorithm == "winograd":
-        plan_it = winograd.plan_products
-    elif all(channels_last.fits(plan.axes, p, plan.dtype) for p in products):
-        plan_it = channels_last.plan_products
-    return plan_it(plan, products)
+        return winograd.plan_products(plan, products)
+    if not padding and (without := dense.without_padding(plan, products)):
+        if plan.name == "forward":  # in dx, either is allowed
+            without = replace(without, with_padding=partial(plan.cut, plan.threads, padding=True))
+        return without
+    return dense.plan_products(plan, products)
 
 
 def _nothing(plan: Plan) -> Plan:

@@ -58,8 +58,11 @@ def fits(axes: Axes, p: Product, dtype: np.dtype) -> bool:
     return few and 4 * p.F >= 3 * round_up(p.F, tiling.FILTERS_VECTORS * lanes)
 
 
-def block(p: Product, dtype: np.dtype, threads: int) -> channels_last.Blocking:
-    """Blocks of one dense problem whose taps walk forwards, for so many threads."""
+def block(p: Product, dtype: np.dtype, threads: int, skips: bool = False) -> channels_last.Blocking:
+    """Blocks of one dense problem whose taps walk forwards, for so many threads.
+
+    `skips`: without products with the padding, unless all taps of an output are one.
+    """
     lanes = tiling.lanes(dtype.itemsize)
     line = 64 // dtype.itemsize
     MC = round_up(even_blocks(p.F, tiling.MC), lanes)
@@ -111,7 +114,8 @@ def block(p: Product, dtype: np.dtype, threads: int) -> channels_last.Blocking:
         KC = max(1, p.KH * p.KW * p.C)
     pitch = (-(-MC // line) | 1) * line
     tiled = round_up(columns, tiling.FILTERS_MR)
-    by_rows = _pixels_of_row(p, columns) < columns + between
+    skips = skips and not joined and not flat
+    by_rows = skips or _pixels_of_row(p, columns) < columns + between
     pixels_of_sums = images * (rows + reach_h) * max(columns + between, tiled)
     return channels_last.Blocking(
         MC=MC,
@@ -123,6 +127,7 @@ def block(p: Product, dtype: np.dtype, threads: int) -> channels_last.Blocking:
         flat=flat,
         joined=joined,
         by_rows=by_rows,
+        skips=skips,
         row=columns + between,
         strip=round_up(strip(images, rows, columns) + tiling.FILTERS_MR * p.stride[1] * CB, line),
         pitch=pitch,
@@ -158,12 +163,12 @@ def _pixels_of_row(p: Product, columns: int) -> int:
     return min(read, columns + _between(p))
 
 
-def plan_products(plan: Plan, products: list[Product]) -> Plan:
-    """Plan of dense problems that run one after the other."""
+def plan_products(plan: Plan, products: list[Product], skips: bool = False) -> Plan:
+    """Plan of dense problems that run one after the other; `skips` as in :func:`block`."""
     dtype = plan.dtype
     lanes = tiling.lanes(dtype.itemsize)
     products = [_every_row_and_column(upright(p)) for p in products]
-    blocks = [block(p, dtype, plan.threads) for p in products]
+    blocks = [block(p, dtype, plan.threads, skips) for p in products]
     launches, panels = [], 0
     for p, b in zip(products, blocks, strict=True):
         launches += channels_last.launches(p, b, lanes)

@@ -13,7 +13,7 @@ from ..kernels import pixels, tiling, weight_grad, weight_grad_filters, weight_g
 from ..kernels.gemm import EXACT_ROWS, vectors_of_tile
 from ..kernels.launch import Address, Launch, Program
 from ..kernels.problem import Product, forward_problem
-from . import taps, winograd, winograd_blocks
+from . import dense, winograd, winograd_blocks
 from .base import (
     PIECES,
     SHARES_BYTES,
@@ -361,11 +361,11 @@ def plan_weight_grad(plan: Plan, x: Strides, y: Strides, start: int, w: Strides,
 
 
 def _by_taps(plan: Plan, whole: _Sums, x: Strides, y: Strides, start: int, w: Strides) -> list[_Sums] | None:
-    """The sums of each tap by itself, if that is expected to be faster: see :mod:`.taps`."""
+    """The sums of each tap by itself, if that is expected to be faster: see :mod:`.dense`."""
     g, lanes = plan.geometry, tiling.lanes(plan.dtype.itemsize)
     p = forward_problem(g, ("x", x), (Address("dw", start), w), ("dy", y), None, plan.accumulate)
     bounds = plan.algorithm != "direct" or winograd.bounds(plan.name, g, plan.dtype, plan.axes)
-    if bounds or g.N == 0 or g.KH * g.KW == 1 or not taps.may_pay(p):
+    if bounds or g.N == 0 or g.KH * g.KW == 1 or not dense.may_pay(p):
         return None
     x_of_tap = x[0], x[1], x[2] * g.stride[0], x[3] * g.stride[1]  # one tap sees every stride-th pixel
     everything = _sums_of(plan, _one_tap(g, g.N, g.OH, g.OW), x_of_tap, y, start, w)
@@ -375,7 +375,7 @@ def _by_taps(plan: Plan, whole: _Sums, x: Strides, y: Strides, start: int, w: St
         return None
     parts = []
     for tap in np.ndindex(g.KH, g.KW):
-        rows, columns = taps.rectangle(p, tap)
+        rows, columns = dense.rectangle(p, tap)
         part = _one_tap(g, 0, 1, 1)  # a tap that sees nothing gets the zeros of an empty batch
         to = {"x": 0, "dy": 0}
         if rows and columns:
@@ -396,11 +396,13 @@ def _by_taps(plan: Plan, whole: _Sums, x: Strides, y: Strides, start: int, w: St
     if min(g.C, g.F) // g.groups < FEW_CHANNELS:
         cost *= OF_FEW
     cost += START * len(parts)
-    # Pixels that outputs look at and do not share with those of their block.
-    b = [whole.blocks[name] for name in ("images", "rows", "columns")]
-    between = max(0.0, _strip_pixels(g, *b) / prod(b) - prod(g.stride))
+    # Pixels that outputs look at and do not share with those of their block, on new arrays.
+    usual = dense.steps(plan.axes, g.output_shape)
+    b = block_weight_grad(g, plan.dtype, plan.axes, usual, (0, 0, 0, 0), True, 1)
+    outputs = b.images, b.rows, b.columns
+    between = max(0.0, _strip_pixels(g, *outputs) / prod(outputs) - prod(g.stride))
     of_output = whole.cost + TURNING * between * g.C / g.groups / lanes
-    return apart if cost < taps.SURE * (g.N * g.OH * g.OW * of_output + ENDS * vectors) else None
+    return apart if cost < dense.SURE * (g.N * g.OH * g.OW * of_output + ENDS * vectors) else None
 
 
 def _one_tap(g: Geometry, N: int, OH: int, OW: int) -> Geometry:

@@ -1,8 +1,12 @@
-"""Each tap by itself: a kernel whose taps often meet the padding, as a 1 x 1 problem for each of them.
+"""Dense problems, of which y is one and dx as many as it has phases: their nest, and the padding left out.
 
 With 3 x 3 taps 24 pixels apart, on 28 x 28, four products in five are with a zero of the padding. The outputs of a tap
-that read a pixel are a rectangle, on which it is a 1 x 1 kernel. In y and dx its result is added to what other taps
-left: x is copied, and y read and written, once for each tap. In dw every tap has sums of its own.
+that read a pixel are a rectangle. Two ways compute no others:
+
+- Tap by tap: on its rectangle a tap is a 1 x 1 kernel, whose result is added to what other taps left. x is copied, and
+  y read and written, once for each tap; dw has sums of its own for each.
+- In the nest with filters in the vector, which goes from tap to tap, and whose sums stay in scratch: rows of outputs
+  that a tap of theirs has no use for are left out, and columns where taps lie apart.
 """
 
 from __future__ import annotations
@@ -10,19 +14,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
+from math import inf
 
 import numpy as np
 
+from ..geometry import LAYOUTS
 from ..kernels import tiling
 from ..kernels.launch import Address
 from ..kernels.problem import Part, Product
 from ..kernels.product import rows_read
 from . import channels_last, direct, winograd
-from .base import Plan, round_up, upright
+from .base import Axes, Plan, Strides, round_up, upright
 
 # Costs, in the time of a multiply-add of vectors: of a row of pixels that is copied, or added to y, and of each vector
 # of it; with channels together, of a vector of a pixel that is copied, and of one that is added.
-ROW, VECTOR, COPY_LAST, ADD_LAST = 10, 14, 15, 22
+ROW, VECTOR, COPY_LAST, ADD_LAST, TURN = 10, 14, 15, 22, 30
 # Most of the products that may be left, unless taps reach so far, in outputs; and the share of the time from which on
 # taps are expected to be faster.
 FEW_PRODUCTS, FAR, SURE = 0.9, 16, 0.9
@@ -55,8 +61,11 @@ def may_pay(p: Product) -> bool:
     return max(p.reach(0), p.reach(1)) >= FAR or products_left(p) <= FEW_PRODUCTS
 
 
-def by_taps(plan: Plan, products: list[Product]) -> list[Product] | None:
-    """The problems of y or dx tap by tap, if they are expected to be faster: from the layout and the shape alone."""
+def without_padding(plan: Plan, products: list[Product]) -> Plan | None:
+    """Plan of y or dx without products with the padding, where it is expected to be faster.
+
+    From the layout and the shape alone: tap by tap, or tap by tap in the nest with filters in the vector.
+    """
     p = max(products, key=lambda p: p.KH * p.KW * p.C)
     if plan.algorithm != "direct" or plan.accumulate or p.KH * p.KW * p.C == 0 or not may_pay(p):
         return None
@@ -64,7 +73,23 @@ def by_taps(plan: Plan, products: list[Product]) -> list[Product] | None:
     if winograd.bounds(plan.name, plan.geometry, plan.dtype, plan.axes):
         return None
     apart = [q for p in products for q in (_taps_of(p) if p.C > 0 else [p])]
-    return apart if _cost(plan, apart) < SURE * _cost(plan, products) else None
+    by_taps, in_nest = _cost(plan, apart), _cost(plan, products, skips=True)
+    if plan.axes == LAYOUTS["HWCN"]:
+        in_nest = inf
+    if min(by_taps, in_nest) > SURE * _cost(plan, products):
+        return None
+    if SURE * in_nest < by_taps:
+        return channels_last.plan_products(
+            replace(plan, reason=f"{plan.reason}; padding skipped"), products, skips=True
+        )
+    return plan_products(replace(plan, reason=f"{plan.reason}; tap by tap"), apart)
+
+
+def plan_products(plan: Plan, products: list[Product]) -> Plan:
+    """Plan of dense problems that run one after the other, with pixels or with filters in the vector."""
+    if all(channels_last.fits(plan.axes, p, plan.dtype) for p in products):
+        return channels_last.plan_products(plan, products)
+    return direct.plan_products(plan, products)
 
 
 def _taps_of(p: Product) -> Iterator[Product]:
@@ -102,12 +127,28 @@ def _of_tap(p: Product, tap: tuple[int, int], add: bool) -> Product:
     )
 
 
-def _cost(plan: Plan, products: list[Product]) -> float:
+def _cost(plan: Plan, products: list[Product], skips: bool = False) -> float:
     """What an image of a group costs."""
-    products = [replace(p, N=ENDLESS) for p in products]
-    if all(channels_last.fits(plan.axes, p, plan.dtype) for p in products):
-        return sum(_cost_by_filters(p, plan.dtype) for p in products)
+    products = [_usual(plan, p) for p in products]
+    if skips or all(channels_last.fits(plan.axes, p, plan.dtype) for p in products):
+        return sum(_cost_by_filters(p, plan, skips) for p in products)
     return sum(_cost_by_pixels(p, plan.dtype) for p in products)
+
+
+def _usual(plan: Plan, p: Product) -> Product:
+    """The problem in a large batch and on new arrays: as others have to get the same bits."""
+    p = replace(p, N=ENDLESS)
+    x, y = (steps(plan.axes, (p.N, *shape)) for shape in ((p.groups * p.C, p.H, p.W), (p.groups * p.F, p.OH, p.OW)))
+    return replace(p, x_strides=x, y_strides=y)
+
+
+def steps(axes: Axes, shape: tuple[int, int, int, int]) -> Strides:
+    """Strides of a new array of N, C, H, W, in elements, in this order."""
+    steps, step = [0, 0, 0, 0], 1
+    for axis in np.argsort(axes)[::-1]:
+        steps[axis] = step
+        step *= max(1, shape[axis])
+    return steps[0], steps[1], steps[2], steps[3]
 
 
 def _cost_by_pixels(p: Product, dtype: np.dtype) -> float:
@@ -126,15 +167,22 @@ def _cost_by_pixels(p: Product, dtype: np.dtype) -> float:
     return cost * -(-p.OH // b.rows) * -(-p.OW // b.columns) / (b.images * b.batch)
 
 
-def _cost_by_filters(p: Product, dtype: np.dtype) -> float:
+def _cost_by_filters(p: Product, plan: Plan, skips: bool) -> float:
     """What an image costs with filters in the vector."""
-    lanes = tiling.lanes(dtype.itemsize)
-    p = upright(p)
-    b = channels_last.block(p, dtype, 1)
+    lanes, p = tiling.lanes(plan.dtype.itemsize), upright(p)
+    copy, write = (TURN, TURN) if plan.axes == LAYOUTS["NCHW"] else (COPY_LAST, ADD_LAST)
+    b = channels_last.block(p, plan.dtype, 1, skips)
     vectors, blocks = -(-p.F // lanes), -(-p.OH // b.rows) * -(-p.OW // b.columns)
     if b.flat:
-        return float(p.OH * p.OW * vectors * (p.C + ADD_LAST))
-    row = rows_read.py_func(b.columns) if b.by_rows or b.joined else b.row
-    cost = b.rows * row * vectors * p.C * p.KH * p.KW
-    cost += COPY_LAST * p.phases(0) * (b.rows + p.reach(0)) * b.row * p.stride[1] * -(-p.C // lanes)
-    return float(blocks * (cost + ADD_LAST * b.rows * b.columns * vectors))
+        return float(p.OH * p.OW * vectors * (p.C + write))
+    row: int = rows_read.py_func(b.columns) if b.by_rows or b.joined else b.row
+    pixels = blocks * b.rows * row * p.KH * p.KW
+    if b.skips:
+        rows, columns = zip(*(rectangle(p, (tap, tap % p.KW)) for tap in range(max(p.KH, p.KW))), strict=True)
+        of_row = row * p.KW
+        if p.dilation[1] != 1 and b.columns == p.OW:
+            of_row = sum(rows_read.py_func(len(seen)) for seen in columns[: p.KW])
+        pixels = sum(map(len, rows[: p.KH])) * of_row * blocks * b.rows // p.OH
+    cost = float(pixels * vectors * p.C)
+    cost += blocks * copy * p.phases(0) * (b.rows + p.reach(0)) * b.row * p.stride[1] * -(-p.C // lanes)
+    return cost + write * p.OH * p.OW * vectors
