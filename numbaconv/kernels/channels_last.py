@@ -16,8 +16,8 @@ taps is then one stretch of memory.
 
 A 1 x 1 kernel reads x where it lies. For long rows of taps the strip's are sorted by their remainder modulo the stride,
 so that pixels of all rows of a block are at one distance; the few columns between rows are computed and not stored.
-Where taps often meet the padding, each row of taps is multiplied for the rows of outputs that read a pixel with it only,
-and each tap, where they lie apart, for the columns that do.
+Where taps often meet the padding, each row of taps is multiplied only for the rows of outputs that read a pixel with
+it, and each tap, where they lie apart, only for the columns that do.
 Pieces write different filters or pixels of y, and the order of each sum is that of (kh, kw, c), whoever claims the
 piece: the same bits for any number of threads.
 """
