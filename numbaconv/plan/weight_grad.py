@@ -169,11 +169,26 @@ def _block_of_outputs(
 
 def block_pixels(p: Product, dtype: np.dtype, axes: Axes) -> weight_grad_pixels.Blocking:
     """Blocks of the nest with pixels in the vector, from the shape alone."""
+    if axes == LAYOUTS["NCHW"] and p.pointwise and (min(p.C, p.F) <= tiling.VECTORS or p.C + p.F <= AT_LENGTH):
+        at_length = _block_pixels(p, dtype, axes, RUN_BYTES)
+        if _has_room(at_length, p, dtype):
+            return at_length
+    return _block_pixels(p, dtype, axes, PIXEL_BYTES)
+
+
+def _has_room(b: weight_grad_pixels.Blocking | weight_grad_filters.Blocking, p: Product, dtype: np.dtype) -> bool:
+    """Whether scratch has room for x and dy, as arrays whose rows lie apart need it."""
+    packed = replace(b, in_place=False)
+    if isinstance(packed, weight_grad_pixels.Blocking):
+        packed = replace(packed, dy_in_place=False)
+    return packed.scratch(p) <= tiling.PANEL_BYTES // dtype.itemsize
+
+
+def _block_pixels(p: Product, dtype: np.dtype, axes: Axes, size: int) -> weight_grad_pixels.Blocking:
+    """Blocks of so many bytes of outputs of a filter."""
     lanes, line = tiling.lanes(dtype.itemsize), 64 // dtype.itemsize
     joined = axes == LAYOUTS["NCHW"] and p.KH == p.KW == 1
-    most = PIXEL_BYTES // dtype.itemsize
-    if joined and p.pointwise and (min(p.C, p.F) <= tiling.VECTORS or p.C + p.F <= AT_LENGTH):
-        most = RUN_BYTES // dtype.itemsize
+    most = size // dtype.itemsize
     batch = even_blocks(p.N, 4 * lanes) if axes == LAYOUTS["HWCN"] else 1
     columns = even_blocks(p.OW, most // batch)
     row = columns * batch if joined or batch > 1 else round_up(columns, lanes)
@@ -242,13 +257,12 @@ def _best_vector(
         return "channels", _cost_of_channels(g, dtype, axes, lanes)
     if _better_swapped(p, axes, dtype.itemsize):
         g = replace(g, C=g.F, F=g.C)
-    most = tiling.PANEL_BYTES // dtype.itemsize
     costs = {"channels": CLEARLY * _cost_of_channels(g, dtype, axes, lanes)}
-    if replace(by_pixels, in_place=False, dy_in_place=False).scratch(p) <= most:
+    if _has_room(by_pixels, p, dtype):
         costs["pixels"] = _cost_of_pixels(p, by_pixels, axes, lanes)
     # 6 points round more than 3 times what sums of FILTERS_DEPTH do.
     rounds_more = by_winograd and winograd_blocks.grad_variant(g) + g.KH > 5
-    if axes != LAYOUTS["HWCN"] and not rounds_more and replace(by_filters, in_place=False).scratch(p) <= most:
+    if axes != LAYOUTS["HWCN"] and not rounds_more and _has_room(by_filters, p, dtype):
         costs["filters"] = _cost_of_filters(p, axes, lanes)
     vector = min(costs, key=lambda vector: costs[vector])
     return vector, costs[vector]
