@@ -271,7 +271,8 @@ def depthwise_input_grad(scratch, arguments, worker):
     lanes = lanes_of(scratch)
     places = integers(moved(scratch, worker * scratch_size))
     turns = min(stride_w, W)
-    taps = moved(scratch, worker * scratch_size + place_elements(KH * KW + 2 * turns, lanes))
+    rows_of_places = moved(places, rows * (2 * KH * KW + 3 * turns))
+    taps = moved(scratch, worker * scratch_size + place_elements(rows * (KH * KW + 2 * turns + 1), lanes))
     strip = moved(taps, (KH * KW + 1) * together)
     clear(taps, (KH * KW + 1) * together + strip_size)  # as in the forward pass
     sums = moved(strip, strip_size)
@@ -280,6 +281,7 @@ def depthwise_input_grad(scratch, arguments, worker):
     before = max(0, reach - left // stride_w)
     after = (W + left) // stride_w + 1
     columns = before + max(OW, after)
+    listed = -1
     while True:
         piece = claim(arguments, worker)
         if piece >= N * c_blocks * row_blocks:
@@ -300,31 +302,59 @@ def depthwise_input_grad(scratch, arguments, worker):
         for first in range(0, channels, lanes):
             vectors, here = moved(taps, first * (KH * KW + 1)), min(lanes, channels - first)
             pack_taps(vectors, moved(weight, (c + first) * w_c), w_c, w_kh, w_kw, KH, KW, here)
-        # All columns of a remainder have the same taps, those outside dy meet the zeros; and nearly all rows of one.
-        for remainder in range(min(stride_h, height)):
-            listed = -1, -1
-            for h in range(remainder, height, stride_h):
-                kh, kh_step, count_h, v, v_step = taps_of(top_row + h + top, KH, stride_h, dilation_h, OH, low)
-                if (kh, count_h) != listed:
-                    listed = kh, count_h
-                    list_columns(
-                        places, (kh, kh_step, count_h, v_step * columns), KH, KW, lanes, together, turns, left, reach,
-                        stride_w, dilation_w, before,
+        if top_row != listed:
+            listed = top_row
+            list_rows(
+                rows_of_places, places, top_row + top, height, KH, KW, stride_h, dilation_h, OH, low, columns, lanes,
+                together, turns, left, reach, stride_w, dilation_w, before,
+            )  # fmt: skip
+        for h in range(height):
+            lists = moved(places, load_integer(rows_of_places, 2 * h))
+            line = moved(strip, load_integer(rows_of_places, 2 * h + 1) * columns * together)
+            for w in range(turns):
+                about = moved(lists, 2 * KH * KW + 3 * w)
+                first_tap, tap_count, u = load_integer(about, 0), load_integer(about, 1), load_integer(about, 2)
+                for first in range(0, channels, lanes):
+                    row_of_sums(
+                        moved(target, h * row + w * pixel + first), stride_w * pixel,
+                        (W - w + stride_w - 1) // stride_w, moved(line, u * together + first), together,
+                        moved(taps, first * (KH * KW + 1)), moved(lists, 2 * first_tap), tap_count, by_3,
+                        vector_zero(scratch),
                     )  # fmt: skip
-                for w in range(turns):
-                    about = moved(places, 2 * KH * KW + 3 * w)
-                    first_tap, tap_count, u = load_integer(about, 0), load_integer(about, 1), load_integer(about, 2)
-                    for first in range(0, channels, lanes):
-                        row_of_sums(
-                            moved(target, h * row + w * pixel + first), stride_w * pixel,
-                            (W - w + stride_w - 1) // stride_w, moved(strip, (v * columns + u) * together + first),
-                            together, moved(taps, first * (KH * KW + 1)), moved(places, 2 * first_tap), tap_count,
-                            by_3, vector_zero(scratch),
-                        )  # fmt: skip
         if not direct:
             unpack_pixels(
                 sums, together, 0, sum_columns(W, stride_w), out, 0, x_c, x_h, x_w, 1, height, W, channels, accumulate
             )
+
+
+@helper
+def list_rows(
+    rows, places, place, height, KH, KW, stride, dilation, extent, low, columns, lanes, unit, turns, left, reach,
+    stride_w, dilation_w, before,
+):  # fmt: skip
+    """rows[2 * h], rows[2 * h + 1]: where the lists of :func:`list_columns` for row h begin, and its row of the strip.
+
+    All columns of a remainder have the same taps, those outside dy meet the zeros; and nearly all rows of one.
+    """
+    step = 2 * KH * KW + 3 * turns
+    count = 0
+    for h in range(height):
+        kh, kh_step, count_h, v, v_step = taps_of(place + h, KH, stride, dilation, extent, low)
+        like = -1, -1
+        if h >= stride:
+            kh_before, _, count_before, _, _ = taps_of(place + h - stride, KH, stride, dilation, extent, low)
+            like = kh_before, count_before
+        if like == (kh, count_h):
+            store_integer(rows, 2 * h, load_integer(rows, 2 * (h - stride)))
+        else:
+            vertical = kh, kh_step, count_h, v_step * columns
+            list_columns(
+                moved(places, count * step), vertical, KH, KW, lanes, unit, turns, left, reach, stride_w, dilation_w,
+                before,
+            )  # fmt: skip
+            store_integer(rows, 2 * h, count * step)
+            count += 1
+        store_integer(rows, 2 * h + 1, v)
 
 
 @helper

@@ -85,8 +85,15 @@ def plan_pass(plan: Plan, x: Strides, y: Strides, start: int, w: Strides, bias: 
     def taps() -> int:
         return (group * g.KH * g.KW + 1) * together
 
+    def lists(rows: int) -> int:
+        places = group * g.KH * g.KW + depthwise_weight_grad.TAPS
+        if not forward_like:  # lists of columns, and where those of a row are
+            places = rows * (g.KH * g.KW + 2 * g.stride[1] + 1)
+        elements: int = depthwise_taps.place_elements.py_func(places, lanes)
+        return elements
+
     def size(rows: int) -> int:
-        return group * strip(rows) + (rows * out_columns + 4 * g.stride[1]) * together
+        return group * strip(rows) + (rows * out_columns + 4 * g.stride[1]) * together + lists(rows)
 
     while together > lanes and (taps() + size(1)) * dtype.itemsize > tiling.PANEL_BYTES // 2:  # long rows
         together = round_up(together // 2, lanes)
@@ -124,9 +131,7 @@ def plan_pass(plan: Plan, x: Strides, y: Strides, start: int, w: Strides, bias: 
             depthwise.launch(kernel, count, g, arrays, x, y, weight, w, biases, blocking, plan.accumulate)
             for kernel, count in kernels
         ]
-    listed = max(depthwise_weight_grad.TAPS, 2 * g.stride[1])
-    scratch = depthwise_taps.place_elements.py_func(group * g.KH * g.KW + listed, lanes)
-    scratch += max(taps(), depthwise_weight_grad.TAPS * lanes) + size(rows)
+    scratch = max(taps(), depthwise_weight_grad.TAPS * lanes) + size(rows)
     program = Program(launches, plan.arrays, buffers, scratch, dtype, enough_work(g, dtype, 8))
     blocks = {"channels": together, "rows": rows}
     what = "depthwise" if group == 1 else "groups turned in the vector"
