@@ -168,7 +168,7 @@ def _cost_by_pixels(p: Product, dtype: np.dtype) -> float:
 
 
 def _cost_by_filters(p: Product, plan: Plan, skips: bool) -> float:
-    """What an image costs with filters in the vector."""
+    """What an image costs with filters in the vector; infinite if it cannot skip what it should."""
     lanes, p = tiling.lanes(plan.dtype.itemsize), upright(p)
     copy, write = (TURN, TURN) if plan.axes == LAYOUTS["NCHW"] else (COPY_LAST, ADD_LAST)
     b = channels_last.block(p, plan.dtype, 1, skips)
@@ -178,11 +178,13 @@ def _cost_by_filters(p: Product, plan: Plan, skips: bool) -> float:
     row: int = rows_read.py_func(b.columns) if b.by_rows or b.joined else b.row
     pixels = blocks * b.rows * row * p.KH * p.KW
     if b.skips:
-        rows, columns = zip(*(rectangle(p, (tap, tap % p.KW)) for tap in range(max(p.KH, p.KW))), strict=True)
+        rows = sum(len(rectangle(p, (kh, 0))[0]) for kh in range(p.KH))
         of_row = row * p.KW
         if p.dilation[1] != 1 and b.columns == p.OW:
-            of_row = sum(rows_read.py_func(len(seen)) for seen in columns[: p.KW])
-        pixels = sum(map(len, rows[: p.KH])) * of_row * blocks * b.rows // p.OH
+            of_row = sum(rows_read.py_func(len(rectangle(p, (0, kw))[1])) for kw in range(p.KW))
+        pixels = rows * of_row * blocks * b.rows // p.OH
+    elif skips and p.C > 0:  # the taps of an output are one product
+        return inf
     cost = float(pixels * vectors * p.C)
     cost += blocks * copy * p.phases(0) * (b.rows + p.reach(0)) * b.row * p.stride[1] * -(-p.C // lanes)
     return cost + write * p.OH * p.OW * vectors
