@@ -188,6 +188,7 @@ PADDED = (
     Case("taps_apart", 5, 56, 11, 13, 52, 3, 3, padding=8, dilation=8),
     Case("taps_of_nothing", 4, 49, 6, 7, 50, 3, 3, padding=9, dilation=9),
     Case("no_tap_of_all", 3, 50, 9, 10, 51, 4, 2, padding=((9, 9), (5, 2)), dilation=(6, 7)),
+    Case("phases_of_nothing", 2, 39, 8, 3, 35, 4, 5, stride=2, padding=(0, 5), dilation=(2, 3)),
     Case("taps_apart_grouped", 3, 96, 9, 10, 96, 3, 3, padding=7, dilation=7, groups=2),
 )
 

@@ -237,7 +237,7 @@ def plan_products(plan: Plan, products: list[Product]) -> Plan:
     blockings = [replace(b, packed=packed) for b in blockings]
     launches = forward.launches(list(zip(products, blockings, strict=True)))
     scratch = max(max(b.scratch(p), weight_panels.stage_elements(p)) for p, b in zip(products, blockings, strict=True))
-    panels = weight_panels.panel_elements(products[-1], g.KH * g.KW) if packed else 0
+    panels = max(weight_panels.panel_elements(p, g.KH * g.KW) for p in products) if packed else 0
     program = Program(launches, plan.arrays, {"panels": panels}, scratch, dtype, parallel)
     b = blockings[-1]  # the first one may be that of the zeros
     blocks = {"filters": b.MC, "channels": b.KC}
