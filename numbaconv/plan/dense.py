@@ -23,6 +23,7 @@ from ..kernels import tiling
 from ..kernels.launch import Address
 from ..kernels.problem import Part, Product
 from ..kernels.product import rows_read
+from ..kernels.rows import inside
 from . import channels_last, direct, winograd
 from .base import Axes, Plan, Strides, round_up, upright
 
@@ -36,17 +37,20 @@ FEW_PRODUCTS, FAR, SURE = 0.9, 16, 0.9
 ENDLESS = 1 << 20
 
 
-def outputs(extent: int, most: int, first: int, step: int) -> range:
-    """The outputs i < most with 0 <= first + i * step < extent."""
-    low = min(max(0, -(first // step)), most)
-    return range(low, min(max(low, (extent - 1 - first) // step + 1), most))
-
-
 def rectangle(p: Product, tap: tuple[int, int]) -> tuple[range, range]:
     """Rows and columns of the outputs that read a pixel of x with a tap."""
-    kh, kw = tap
-    rows = outputs(p.H, p.OH, p.offset[0] + kh * p.dilation[0], p.stride[0])
-    return rows, outputs(p.W, p.OW, p.offset[1] + kw * p.dilation[1], p.stride[1])
+    rows, columns = (
+        range(*inside.py_func(p.offset[i] + tap[i] * p.dilation[i], p.stride[i], seen, outputs))
+        for i, (seen, outputs) in enumerate(((p.H, p.OH), (p.W, p.OW)))
+    )
+    return rows, columns
+
+
+def corner(p: Product, tap: tuple[int, int]) -> tuple[int, int]:
+    """Row and column of x that the first output of :func:`rectangle` reads."""
+    first = [outputs.start for outputs in rectangle(p, tap)]
+    row, column = (p.offset[i] + tap[i] * p.dilation[i] + first[i] * p.stride[i] for i in (0, 1))
+    return row, column
 
 
 def products_left(p: Product) -> float:
@@ -73,9 +77,8 @@ def without_padding(plan: Plan, products: list[Product]) -> Plan | None:
     if winograd.bounds(plan.name, plan.geometry, plan.dtype, plan.axes):
         return None
     apart = [q for p in products for q in (_taps_of(p) if p.C > 0 else [p])]
-    by_taps, in_nest = _cost(plan, apart), _cost(plan, products, skips=True)
-    if plan.axes == LAYOUTS["HWCN"]:
-        in_nest = inf
+    by_taps = _cost(plan, apart)
+    in_nest = inf if plan.axes == LAYOUTS["HWCN"] else _cost(plan, products, skips=True)
     if min(by_taps, in_nest) > SURE * _cost(plan, products):
         return None
     if SURE * in_nest < by_taps:
@@ -109,7 +112,6 @@ def _of_tap(p: Product, tap: tuple[int, int], add: bool) -> Product:
     (kh, kw), (rows, columns), (w_kh, w_kw) = tap, rectangle(p, tap), p.w_strides[3:]
     part = p.part or Part((p.KH, p.KW), (0, 0), (1, 1))
     (every_h, every_w), (h, w) = part.every, part.first
-    offset = [p.offset[i] + tap[i] * p.dilation[i] + (rows, columns)[i].start * p.stride[i] for i in (0, 1)]
     return replace(
         p,
         weight=Address(p.weight.name, p.weight.offset + kh * w_kh + kw * w_kw),
@@ -120,7 +122,7 @@ def _of_tap(p: Product, tap: tuple[int, int], add: bool) -> Product:
         OW=len(columns),
         KH=1,
         KW=1,
-        offset=(offset[0], offset[1]),
+        offset=corner(p, tap),
         dilation=(1, 1),
         accumulate=add,
         part=Part(part.taps, (h + kh * every_h, w + kw * every_w), part.taps),

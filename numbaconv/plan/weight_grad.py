@@ -394,11 +394,11 @@ def _by_taps(plan: Plan, whole: _Sums, x: Strides, y: Strides, start: int, w: St
         to = {"x": 0, "dy": 0}
         if rows and columns:
             part = _one_tap(g, g.N, len(rows), len(columns))
-            top, left = (p.offset[i] + tap[i] * g.dilation[i] + (rows, columns)[i].start * g.stride[i] for i in (0, 1))
+            top, left = dense.corner(p, tap)
             to = {"x": top * x[2] + left * x[3], "dy": rows.start * y[2] + columns.start * y[3]}
         parts.append((part, to, start + tap[0] * w[2] + tap[1] * w[3]))
     if together:
-        apart = [_channels_of_taps(plan, [(part, to) for part, to, _ in parts], x, x_of_tap, y, start, w)]
+        apart = [_channels_of_taps(plan, [(part, to) for part, to, _ in parts], x_of_tap, y, start, w)]
         copied = SHORT_ROWS * (-(-g.C // g.groups // lanes) + -(-g.F // g.groups // lanes))
         cost = (everything.cost + copied) * sum(part.N * part.OH * part.OW for part, _, _ in parts) + ENDS * vectors
     else:
@@ -426,29 +426,28 @@ def _one_tap(g: Geometry, N: int, OH: int, OW: int) -> Geometry:
 
 
 def _channels_of_taps(
-    plan: Plan, parts: list[tuple[Geometry, dict[str, int]]], x: Strides, x_of_tap: Strides, y: Strides, start: int,
-    w: Strides,
-) -> _Sums:  # fmt: skip
+    plan: Plan, parts: list[tuple[Geometry, dict[str, int]]], x: Strides, y: Strides, start: int, w: Strides
+) -> _Sums:
     """The sums of all taps side by side, with channels in the vector: of each by itself, dw would be crossed anew."""
     g, dtype, lanes = plan.geometry, plan.dtype, tiling.lanes(plan.dtype.itemsize)
     names, whole = {}, g
     most = _one_tap(g, g.N, g.OH, g.OW)
-    p = forward_problem(most, ("x", x_of_tap), (Address("dw", start), w), ("dy", y), None, plan.accumulate)
+    p = forward_problem(most, ("x", x), (Address("dw", start), w), ("dy", y), None, plan.accumulate)
     if _better_swapped(p, plan.axes, dtype.itemsize):
         names, whole = {"x": "dy", "dy": "x"}, replace(g, C=g.F, F=g.C)
-        x_of_tap, y, w = y, x_of_tap, (w[1], w[0], w[2], w[3])
+        x, y, w = y, x, (w[1], w[0], w[2], w[3])
     block = partial(block_weight_grad, dtype=dtype, axes=plan.axes, w=w, accumulate=True, threads=plan.threads)
     like = block(replace(most, C=whole.C, F=whole.F), y=y)
     of_taps = []
     for part, to in parts:
         part = replace(part, C=whole.C, F=whole.F)
-        if part.OH == 1 or all(s[2] == part.OW * s[3] for s in (x_of_tap, y)):
+        if part.OH == 1 or all(s[2] == part.OW * s[3] for s in (x, y)):
             part = replace(part, H=1, W=part.OH * part.OW, OH=1, OW=part.OH * part.OW)
-        values = weight_grad.arguments_of(part, x_of_tap, y, start, w, plan.accumulate)
+        values = weight_grad.arguments_of(part, x, y, start, w, plan.accumulate)
         values |= {name: Address(names.get(name, name), to[names.get(name, name)]) for name in ("x", "dy")}
         of_taps.append((part, values, block(part, y=y)))
     c_blocks = -(-(whole.C // g.groups) // like.CB)
-    size = g.groups * round_up(whole.F // g.groups, tiling.MR) * c_blocks * like.line * len(parts)
+    size = len(parts) * weight_grad.partial_elements(of_taps[0][0], replace(like, shares=1))
     most_shares = max(-(-PIECES // c_blocks), SHARES_BYTES // (size * dtype.itemsize))
     shares = min([most_shares, *(b.shares for part, _, b in of_taps if part.N > 0)])
     FB, CB, line = like.FB, like.CB, like.line
