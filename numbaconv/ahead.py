@@ -12,6 +12,7 @@ from .arrays import FLOATS
 from .functional import Pair, geometry_of
 from .geometry import LAYOUTS, Geometry, Padding, as_shape, from_nchw
 from .plan import Plan, kernels, plan_forward, plan_input_grad, plan_weight_grad
+from .plan.base import contiguous
 
 
 @dataclass(frozen=True)
@@ -87,8 +88,8 @@ def explain(
     shape = as_shape("input_shape", input_shape)
     options = (stride, padding, dilation, groups, layout, flip, algorithm)
     g = geometry_of(shape, as_shape("weight_shape", weight_shape), options, kind.itemsize)
-    x, y = _contiguous(shape), _contiguous(from_nchw(g.output_shape, layout))
-    w = _contiguous(g.weight_shape)
+    x, y = contiguous(shape), contiguous(from_nchw(g.output_shape, layout))
+    w = contiguous(g.weight_shape)
     how = kind, algorithm, LAYOUTS[layout], flip
     return Explanation(
         g,
@@ -96,15 +97,6 @@ def explain(
         plan_input_grad(g, *how, False, y, w, x).now(),
         plan_weight_grad(g, *how, False, x, y, w).now(),
     )
-
-
-def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Strides in elements of a C-contiguous array."""
-    strides, step = [], 1
-    for extent in reversed(shape):
-        strides.append(step)
-        step *= max(1, extent)
-    return tuple(reversed(strides))
 
 
 def warmup(dtypes: Iterable[Any] = (np.float32,), *, progress: bool | None = None) -> None:

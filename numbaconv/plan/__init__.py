@@ -36,7 +36,7 @@ from ..kernels.winograd import maps as winograd_maps
 from ..kernels.winograd import weight_grad as winograd_weight_grad
 from ..kernels.winograd.algebra import GRAD_VARIANTS, VARIANTS
 from . import columns, dense, depthwise, weight_grad, winograd
-from .base import Axes, Plan, Strides, enough_bytes, turned
+from .base import Axes, Plan, Strides, enough_bytes, nchw, turned
 
 __all__ = [
     "Plan",
@@ -126,7 +126,7 @@ def plan_forward(
     plan = Plan("forward", g, dtype, *chosen, axes, flip, False, threads, cut)
     if plan.algorithm == "loops":
         return plan
-    x, y = _nchw(x, axes), _nchw(y, axes)
+    x, y = nchw(x, axes), nchw(y, axes)
     start, w = turned(g, w) if flip else (0, w)
     if depthwise.fits(plan) and (one_to_one := depthwise.plan_pass(plan, x, y, start, w, bias)):
         return one_to_one
@@ -154,7 +154,7 @@ def plan_input_grad(
     if plan.algorithm == "loops":
         return plan
     start, w = turned(g, w) if flip else (0, w)
-    x, y = _nchw(x, axes), _nchw(y, axes)
+    x, y = nchw(x, axes), nchw(y, axes)
     if depthwise.fits(plan) and (one_to_one := depthwise.plan_pass(plan, x, y, start, w, None)):
         return one_to_one
     if by_columns := columns.plan_pass(plan, y, start, w, x):
@@ -185,7 +185,7 @@ def plan_weight_grad(
         return plan
     if g.C == 0:
         return _nothing(plan)
-    x, y = _nchw(x, axes), _nchw(y, axes)
+    x, y = nchw(x, axes), nchw(y, axes)
     start, w = turned(g, w) if flip else (0, w)
     if depthwise.fits(plan) and (one_to_one := depthwise.plan_pass(plan, x, y, start, w, None)):
         return one_to_one
@@ -201,8 +201,8 @@ def plan_bias_grad(
     """Program of db, or None for plain loops; shape and strides count elements of dy in the user's layout."""
     if config.DISABLE_JIT:
         return None
-    N, F, OH, OW = _nchw(shape, axes)
-    y = _nchw(y, axes)
+    N, F, OH, OW = nchw(shape, axes)
+    y = nchw(y, axes)
     vector_axis = {0: bias_grad.IMAGES, 1: bias_grad.FILTERS, 3: bias_grad.PIXELS}[axes.index(3)]
     values: dict[str, int | Address] = {
         "dy": Address("dy"),
@@ -235,11 +235,6 @@ def _plan_products(plan: Plan, products: list[Product], padding: bool = False) -
 def _nothing(plan: Plan) -> Plan:
     """Plan of a pass whose result has no element."""
     return replace(plan, reason="nothing to compute", program=Program([], plan.arrays, {}, 0, plan.dtype, False))
-
-
-def _nchw(strides: Strides, axes: Axes) -> Strides:
-    n, c, h, w = axes
-    return strides[n], strides[c], strides[h], strides[w]
 
 
 def kernels() -> list[tuple[str, Callable[[np.dtype], object]]]:

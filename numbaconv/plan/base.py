@@ -139,6 +139,21 @@ class Plan:
         return "\n".join(lines)
 
 
+def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Strides in elements of a C-contiguous array."""
+    strides, step = [], 1
+    for extent in reversed(shape):
+        strides.append(step)
+        step *= max(1, extent)
+    return tuple(reversed(strides))
+
+
+def nchw(values: tuple[int, ...], axes: Axes) -> Strides:
+    """What belongs to N, C, H and W, from the order of a layout."""
+    n, c, h, w = axes
+    return values[n], values[c], values[h], values[w]
+
+
 def all_finite(array: Array) -> bool:
     """Whether no element, of one at least, is infinite or NaN, without an array of answers."""
     return bool(np.isfinite(array.max()) and np.isfinite(array.min()))

@@ -25,7 +25,7 @@ from ..kernels.problem import Part, Product
 from ..kernels.product import rows_read
 from ..kernels.rows import inside
 from . import channels_last, direct, winograd
-from .base import Axes, Plan, Strides, round_up, upright
+from .base import Axes, Plan, Strides, contiguous, nchw, round_up, upright
 
 # Costs, in the time of a multiply-add of vectors: of a row of pixels that is copied, or added to y, and of each vector
 # of it; with channels together, of a vector of a pixel that is copied, and of one that is added.
@@ -146,11 +146,7 @@ def _usual(plan: Plan, p: Product) -> Product:
 
 def steps(axes: Axes, shape: tuple[int, int, int, int]) -> Strides:
     """Strides of a new array of N, C, H, W, in elements, in this order."""
-    steps, step = [0, 0, 0, 0], 1
-    for axis in np.argsort(axes)[::-1]:
-        steps[axis] = step
-        step *= max(1, shape[axis])
-    return steps[0], steps[1], steps[2], steps[3]
+    return nchw(contiguous(tuple(shape[i] for i in np.argsort(axes))), axes)
 
 
 def _cost_by_pixels(p: Product, dtype: np.dtype) -> float:
