@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from ..geometry import Geometry
-from .depthwise_taps import fill_places, pack_group_taps, pack_taps, place_elements, sum_columns, taps_of, turn_groups
+from .depthwise_taps import fill_places, list_rows, pack_group_taps, pack_taps, place_elements, sum_columns, turn_groups
 from .jit import helper, named
 from .launch import Address, Launch, NestKernel
 from .pixels import pack_pixels, unpack_pixels
@@ -325,55 +325,6 @@ def depthwise_input_grad(scratch, arguments, worker):
             unpack_pixels(
                 sums, together, 0, sum_columns(W, stride_w), out, 0, x_c, x_h, x_w, 1, height, W, channels, accumulate
             )
-
-
-@helper
-def list_rows(
-    rows, places, place, height, KH, KW, stride, dilation, extent, low, columns, lanes, unit, turns, left, reach,
-    stride_w, dilation_w, before,
-):  # fmt: skip
-    """rows[2 * h], rows[2 * h + 1]: where the lists of :func:`list_columns` for row h begin, and its row of the strip.
-
-    All columns of a remainder have the same taps, those outside dy meet the zeros; and nearly all rows of one.
-    """
-    step = 2 * KH * KW + 3 * turns
-    count = 0
-    for h in range(height):
-        kh, kh_step, count_h, v, v_step = taps_of(place + h, KH, stride, dilation, extent, low)
-        like = -1, -1
-        if h >= stride:
-            kh_before, _, count_before, _, _ = taps_of(place + h - stride, KH, stride, dilation, extent, low)
-            like = kh_before, count_before
-        if like == (kh, count_h):
-            store_integer(rows, 2 * h, load_integer(rows, 2 * (h - stride)))
-        else:
-            vertical = kh, kh_step, count_h, v_step * columns
-            list_columns(
-                moved(places, count * step), vertical, KH, KW, lanes, unit, turns, left, reach, stride_w, dilation_w,
-                before,
-            )  # fmt: skip
-            store_integer(rows, 2 * h, count * step)
-            count += 1
-        store_integer(rows, 2 * h + 1, v)
-
-
-@helper
-def list_columns(places, vertical, KH, KW, lanes, unit, turns, left, reach, stride, dilation, before):
-    """The lists of :func:`fill_places` for columns w, w + stride, ..., w < turns, one after the other.
-
-    Behind them, from 2 * KH * KW on, where each begins, its taps, and the column of dy that the first one reads.
-    """
-    start = 0
-    for w in range(turns):
-        kw, kw_step, count, u, u_step = taps_of(
-            w + left + reach * stride, KW, stride, dilation, 1 << 40, reach - before
-        )
-        about = moved(places, 2 * KH * KW + 3 * w)
-        taps = fill_places(moved(places, 2 * start), vertical, (kw, kw_step, count, u_step), KW, lanes, unit)
-        store_integer(about, 0, start)
-        store_integer(about, 1, taps)
-        store_integer(about, 2, u)
-        start += taps
 
 
 def launch(

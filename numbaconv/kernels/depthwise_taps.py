@@ -1,7 +1,7 @@
 """Taps of the depthwise kernels: their weights as vectors over channels, and lists of what each of them reads."""
 
 from .jit import helper
-from .simd import lanes_of, load, moved, store, store_integer, vector_load, vector_store, vector_turned
+from .simd import lanes_of, load, load_integer, moved, store, store_integer, vector_load, vector_store, vector_turned
 from .turning import transpose_block
 
 
@@ -101,3 +101,52 @@ def taps_of(place, taps, stride, dilation, extent, first_row):
     if k < taps and row >= 0:
         count = min((taps - 1 - k) // step, row // back) + 1
     return k, step, count, row - first_row, -back
+
+
+@helper
+def list_rows(
+    rows, places, place, height, KH, KW, stride, dilation, extent, low, columns, lanes, unit, turns, left, reach,
+    stride_w, dilation_w, before,
+):  # fmt: skip
+    """rows[2 * h], rows[2 * h + 1]: where the lists of :func:`list_columns` for row h begin, and its row of the strip.
+
+    All columns of a remainder have the same taps, those outside dy meet the zeros; and nearly all rows of one.
+    """
+    step = 2 * KH * KW + 3 * turns
+    count = 0
+    for h in range(height):
+        kh, kh_step, count_h, v, v_step = taps_of(place + h, KH, stride, dilation, extent, low)
+        like = -1, -1
+        if h >= stride:
+            kh_before, _, count_before, _, _ = taps_of(place + h - stride, KH, stride, dilation, extent, low)
+            like = kh_before, count_before
+        if like == (kh, count_h):
+            store_integer(rows, 2 * h, load_integer(rows, 2 * (h - stride)))
+        else:
+            vertical = kh, kh_step, count_h, v_step * columns
+            list_columns(
+                moved(places, count * step), vertical, KH, KW, lanes, unit, turns, left, reach, stride_w, dilation_w,
+                before,
+            )  # fmt: skip
+            store_integer(rows, 2 * h, count * step)
+            count += 1
+        store_integer(rows, 2 * h + 1, v)
+
+
+@helper
+def list_columns(places, vertical, KH, KW, lanes, unit, turns, left, reach, stride, dilation, before):
+    """The lists of :func:`fill_places` for columns w, w + stride, ..., w < turns, one after the other.
+
+    Behind them, from 2 * KH * KW on, where each begins, its taps, and the column of dy that the first one reads.
+    """
+    start = 0
+    for w in range(turns):
+        kw, kw_step, count, u, u_step = taps_of(
+            w + left + reach * stride, KW, stride, dilation, 1 << 40, reach - before
+        )
+        about = moved(places, 2 * KH * KW + 3 * w)
+        taps = fill_places(moved(places, 2 * start), vertical, (kw, kw_step, count, u_step), KW, lanes, unit)
+        store_integer(about, 0, start)
+        store_integer(about, 1, taps)
+        store_integer(about, 2, u)
+        start += taps
