@@ -17,7 +17,7 @@ distance, those of several, which stream by while the pixels of a register tile 
 Where a row of taps fills its vectors badly (7 taps of 3 channels are 21 elements on 32 lanes), the rows of taps of
 a pixel are first copied side by side, and one product does them all.
 
-Pieces own their partial sums. How many shares there are depends on the shape alone, and :func:`add_shares`
+Pieces own their partial sums. How many shares there are depends on the shape alone, and :mod:`.weight_grad_shares`
 adds them in order: the same bits for any number of threads.
 """
 
@@ -31,30 +31,21 @@ from .gemm import ADD, FRESH, multiply_panels
 from .jit import helper
 from .launch import Address, Launch, NestKernel
 from .pixels import pack_output_grad, pack_pixels
-from .rows import write_run
 from .simd import (
     integers,
     lanes_of,
-    load,
     moved,
     pointer,
-    prefetch,
-    store,
     store_integer,
     unpacked,
-    vector_add,
     vector_load,
-    vector_load_first,
     vector_store,
     vector_zero,
 )
-from .turning import transpose_block
+from .weight_grad_shares import ADD_SHARES, add_shares, adding, place_of_sums, write_taps
 from .work import claim
 
 MR = tiling.MR
-# Filters whose shares are added as one piece of work, and how many of them ahead their sums are asked for: they are far
-# apart, and the core does not look for them.
-ROWS, ROWS_AHEAD = 16, 2
 
 
 @dataclass(frozen=True)
@@ -150,21 +141,6 @@ def launches_of_taps(
     values = values | {name: adding_tap.values[name] for name in alike}
     values |= {"apart": g.KW, "gathered": 0, "block_pitch": values["line"], "line_pitch": size}
     return [*summing, Launch(add_shares, ADD_SHARES, values, adding_tap.pieces)]
-
-
-def adding(g: Geometry, values: dict[str, int | Address]) -> Launch:
-    """The launch of :func:`add_shares` behind one that made the sums."""
-    F = g.F // g.groups
-    block_pitch = values["line"] * (1 if values["gathered"] else values["KH"] * values["apart"])
-    f_pitch = -(-values["C"] // values["CB"]) * block_pitch
-    values = values | {"line_pitch": values["line"], "block_pitch": block_pitch, "f_pitch": f_pitch}
-    values |= {"share_pitch": g.groups * -(-F // MR) * MR * f_pitch}
-    return Launch(add_shares, ADD_SHARES, values, g.groups * -(-F // ROWS))
-
-
-def stage_elements(taps: int, lanes: int) -> int:
-    """Elements of scratch of a worker of :func:`add_shares`."""
-    return max(taps, lanes) * lanes
 
 
 WEIGHT_GRAD = (
@@ -289,14 +265,6 @@ def turn_sums(dw, w_f, w_c, sums, f_pitch, line, stage, filters, channels, KH, K
 
 
 @helper
-def place_of_sums(tap, KW, taps_apart, line, channels):
-    """Where the sums of a tap begin behind those of a filter and a block of so many channels."""
-    kh, kw = divmod(tap, KW)
-    apart, along = divmod(kw, KW // taps_apart)
-    return (kh * taps_apart + apart) * line + along * channels
-
-
-@helper
 def pixel_pitch(channels, alone, lanes):
     """Elements from one pixel of a strip to the next; `alone`: no stretch of taps goes beyond a pixel.
 
@@ -338,86 +306,3 @@ def gather_taps(
                         vector_store(out, i, vector_load(taps, i))
                     out, taps = moved(out, stretch), moved(taps, dilation_w)
             gathering, source = moved(gathering, line), moved(source, step)
-
-
-ADD_SHARES = (
-    "record", "partial", "dw", "w_f", "w_c", "w_kh", "w_kw", "groups", "F", "C", "KH", "KW", "apart",
-    "shares", "CB", "line_pitch", "block_pitch", "f_pitch", "share_pitch", "gathered", "accumulate", "scratch_size",
-)  # fmt: skip
-ADD_SHARES_COUNT = len(ADD_SHARES)
-
-
-@NestKernel
-def add_shares(scratch, arguments, worker):
-    """dw (+)= the partial sums of all shares, added in their order."""
-    (
-        _, partial_address, dw_address, w_f, w_c, w_kh, w_kw, groups, F, C, KH, KW, taps_apart, shares, CB,
-        line_pitch, block_pitch, f_pitch, share_pitch, gathered, accumulate, scratch_size,
-    ) = unpacked(arguments, ADD_SHARES_COUNT)  # fmt: skip
-    partial, dw = pointer(partial_address, scratch), pointer(dw_address, scratch)
-    stage = moved(scratch, worker * scratch_size)
-    lanes = lanes_of(scratch)
-    taps = KH * KW
-    padded_F = (F + MR - 1) // MR * MR
-    in_order = w_kw == 1 and w_kh == KW and not accumulate
-    transposed = taps == 1 and w_f == 1 and w_c != 1 and not accumulate
-    f_blocks = (F + ROWS - 1) // ROWS
-    while True:
-        piece = claim(arguments, worker)
-        if piece >= groups * f_blocks:
-            return 0
-        group, f_block = divmod(piece, f_blocks)
-        f = f_block * ROWS
-        rows = min(ROWS, F - f)
-        sums = moved(partial, (group * padded_F + f) * f_pitch)
-        for c in range(0, C, lanes):
-            # A block of channels may end between two multiples of lanes of the stage.
-            count = min(lanes, C - c)
-            c_block, inner = divmod(c, CB)
-            width = min(CB, C - c_block * CB)
-            out = moved(dw, (group * F + f) * w_f + c * w_c)
-            if transposed:
-                for first in range(0, rows, lanes):
-                    source, here = (
-                        moved(sums, first * f_pitch + c_block * block_pitch + inner),
-                        min(lanes, rows - first),
-                    )
-                    for r in range(here):
-                        add_up(moved(stage, r * lanes), moved(source, r * f_pitch), shares, share_pitch, count)
-                    transpose_block(moved(out, first), w_c, stage, lanes, here, count)
-                continue
-            for r in range(rows):
-                for tap in range(taps):
-                    place = c_block * block_pitch + inner + place_of_sums(tap, KW, taps_apart, line_pitch, width)
-                    source = moved(sums, r * f_pitch + (tap * C + c if gathered else place))
-                    prefetch(source, ROWS_AHEAD * f_pitch)
-                    add_up(moved(stage, tap * lanes), source, shares, share_pitch, count)
-                if taps == 1:
-                    write_run(out, w_c, stage, count, accumulate)
-                elif in_order:
-                    write_taps(out, w_c, stage, taps, count)
-                else:
-                    for i in range(count):
-                        for tap in range(taps):
-                            kh, kw = divmod(tap, KW)
-                            place = i * w_c + kh * w_kh + kw * w_kw
-                            value = load(stage, tap * lanes + i)
-                            store(out, place, load(out, place) + value if accumulate else value)
-                out = moved(out, w_f)
-
-
-@helper
-def add_up(total, partial, shares, pitch, count):
-    """total[i] = sum over s < shares of partial[s * pitch + i], in order, for i < count; 0 for i < lanes."""
-    value = vector_load_first(partial, 0, count)
-    for share in range(1, shares):
-        value = vector_add(value, vector_load_first(partial, share * pitch, count))
-    vector_store(total, 0, value)
-
-
-@helper
-def write_taps(dw, w_c, stage, taps, channels):
-    """dw[c * w_c + tap] = stage[tap * lanes + c] for c < channels, at most lanes: taps that follow each other."""
-    lanes = lanes_of(stage)
-    for tap in range(0, taps, lanes):
-        transpose_block(moved(dw, tap), w_c, moved(stage, tap * lanes), lanes, min(lanes, taps - tap), channels)

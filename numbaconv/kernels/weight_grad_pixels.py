@@ -40,7 +40,7 @@ from .simd import (
     unpacked,
 )
 from .tiles import tile_multiply_add_rows, tile_multiply_add_rows_first, tile_sum_lanes, tile_zero
-from .weight_grad import add_up
+from .weight_grad_shares import add_up
 from .work import claim
 
 MR = tiling.MR

@@ -24,6 +24,7 @@ from ..kernels import (
     tiling,
     weight_grad_filters,
     weight_grad_pixels,
+    weight_grad_shares,
     weight_panels,
 )
 from ..kernels import channels_last as channels_last_kernels
@@ -246,7 +247,7 @@ def kernels() -> list[tuple[str, Callable[[np.dtype], object]]]:
         channels_last_kernels.pack_vectors,
         channels_last_kernels.channels_last,
         weight_grad_kernels.weight_grad,
-        weight_grad_kernels.add_shares,
+        weight_grad_shares.add_shares,
         weight_grad_filters.weight_grad_filters,
         weight_grad_pixels.weight_grad_pixels,
         weight_grad_pixels.add_pixel_shares,

@@ -12,7 +12,7 @@ from math import prod
 import numpy as np
 
 from ..geometry import LAYOUTS, Geometry
-from ..kernels import pixels, tiling, weight_grad, weight_grad_filters, weight_grad_pixels
+from ..kernels import pixels, tiling, weight_grad, weight_grad_filters, weight_grad_pixels, weight_grad_shares
 from ..kernels.gemm import vectors_of_tile
 from ..kernels.launch import Address, Launch, Program
 from ..kernels.problem import Product, forward_problem
@@ -273,7 +273,7 @@ def _channels_of_taps(
     ]
     values = weight_grad.arguments_of(whole, x, y, start, w, plan.accumulate)
     launches = weight_grad.launches_of_taps(whole, of_taps, values)
-    scratch = max(weight_grad.stage_elements(len(parts), lanes), *(b.scratch for _, _, b in of_taps))
+    scratch = max(weight_grad_shares.stage_elements(len(parts), lanes), *(b.scratch for _, _, b in of_taps))
     blocks = {"shares": shares, "filters": FB, "channels": CB}
     return _Sums(launches, shares * size, scratch, blocks, "channels", 0.0)
 
@@ -316,7 +316,7 @@ def _sums_of(plan: Plan, g: Geometry, x: Strides, y: Strides, start: int, w: Str
     values |= {name: Address(array) for name, array in swapped.items()}
     blocks = {"shares": b.shares, filters: b.FB, channels: b.CB}
     blocks |= {"images": b.images, "rows": b.rows, "columns": b.columns}
-    scratch = max(b.scratch, weight_grad.stage_elements(g.KH * g.KW, lanes))
+    scratch = max(b.scratch, weight_grad_shares.stage_elements(g.KH * g.KW, lanes))
     launches = weight_grad.launches(seen, values, b)
     return _Sums(launches, weight_grad.partial_elements(seen, b), scratch, blocks, vector, cost)
 

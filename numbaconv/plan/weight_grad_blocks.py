@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..geometry import LAYOUTS, Geometry
-from ..kernels import tiling, weight_grad, weight_grad_filters, weight_grad_pixels
+from ..kernels import tiling, weight_grad, weight_grad_filters, weight_grad_pixels, weight_grad_shares
 from ..kernels.gemm import EXACT_ROWS
 from ..kernels.problem import Product
 from .base import PIECES, Axes, Strides, even_blocks, pieces_of_output, round_up, shares_of_sums
@@ -84,7 +84,7 @@ def block_weight_grad(
     taps_follow = w[2:] == (g.KW, 1) and not accumulate
     if shares == together == 1 < g.KH * g.KW and taps_follow and not gathers and filters >= LEAST_FILTERS:
         FB = min(FB, filters)
-        own, stage = FB * lines * line + lanes, weight_grad.stage_elements(g.KH * g.KW, lanes)
+        own, stage = FB * lines * line + lanes, weight_grad_shares.stage_elements(g.KH * g.KW, lanes)
     strip = round_up(strip_pixels(g, images, rows, columns) * pitch + lanes, 64 // dtype.itemsize)
     gathered = (images * rows * columns + 1) * line if gathers else 0
     # Where all pixels of a block are at one distance, panels of dy stream by: packed ones, or rows of pixels if those

@@ -8,7 +8,7 @@ from math import prod
 import numpy as np
 
 from ..geometry import LAYOUTS, Geometry
-from ..kernels import tiling
+from ..kernels import tiling, weight_grad_shares
 from ..kernels import weight_grad as direct_grad
 from ..kernels.launch import Launch, Program
 from ..kernels.problem import Product
@@ -168,7 +168,7 @@ def plan_weight_grad(plan: Plan, x: Strides, y: Strides, start: int, w: Strides)
     b = block_weight_grad(g, dtype, plan.axes, plan.threads, whole)
     values = direct_grad.arguments_of(g, x, y, start, w, plan.accumulate)
     launches = weight_grad.launches(g, values, b)
-    scratch = max(b.scratch, direct_grad.stage_elements(b.r**2, tiling.lanes(dtype.itemsize)))
+    scratch = max(b.scratch, weight_grad_shares.stage_elements(b.r**2, tiling.lanes(dtype.itemsize)))
     scratch = max(scratch, maps.table)
     buffers = {"partial": weight_grad.partial_elements(g, b), "parts": g.F * C * maps.taps if in_parts else 0}
     program = Program(launches, plan.arrays, buffers, scratch, dtype, enough_work(g, dtype), TOTAL_BYTES)

@@ -8,7 +8,7 @@
         transform the sums to r x r taps                  partial sums of the share, or dw itself if there is one only
 
 Pieces own their partial sums. How many shares there are depends on the shape alone, and they are added in order by
-:func:`..weight_grad.add_shares`, whose layout the partial sums have: the same bits for any number of threads.
+:func:`..weight_grad_shares.add_shares`, whose layout the partial sums have: the same bits for any number of threads.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from functools import cache
 
 from ...geometry import Geometry
-from .. import tiling, weight_grad
+from .. import tiling
 from ..jit import helper, named
 from ..launch import Address, Launch, NestKernel
 from ..product import ADD, FRESH, product, rows_read
 from ..rows import clear
 from ..simd import lanes_of, moved, pointer, unpacked
-from ..weight_grad import write_taps
+from ..weight_grad_shares import adding, write_taps
 from ..work import claim
 from .maps import Maps, join
 from .transforms import FILTER, INPUT, OUTPUT, line, make_tile_transform
@@ -96,7 +96,7 @@ def launches(g: Geometry, values: dict[str, int | Address], b: Blocking) -> list
     pieces = b.shares * g.groups * -(-F // b.FB) * -(-(C * b.maps.all) // b.CB)
     summing = Launch(kernel(b.m, b.r), WINOGRAD_GRAD, values, pieces)
     values = values | {"C": C * b.maps.all, "KH": b.r, "KW": b.r}
-    return [summing, *([] if b.whole else [weight_grad.adding(g, values)]), *joining]
+    return [summing, *([] if b.whole else [adding(g, values)]), *joining]
 
 
 @cache
