@@ -58,10 +58,12 @@ micro_full_2 = make_micro_kernel(MR, 2) if VECTORS > 2 else micro_full_wide
 micro_4_wide, micro_4_1 = make_micro_kernel(4, VECTORS), make_micro_kernel(4, 1)
 micro_2_wide, micro_2_1 = make_micro_kernel(2, VECTORS), make_micro_kernel(2, 1)
 micro_1_wide, micro_1_1 = make_micro_kernel(1, VECTORS), make_micro_kernel(1, 1)
-# One or two rows of VECTORS have too few accumulators to cover the latency, and visit each row of b for too short a
-# stretch of it.
+# One or two rows of VECTORS have too few accumulators to cover the latency, and like 3 or 4, where registers hold twice
+# as many vectors of them, visit each row of b for too short a stretch of it.
 LONG = 2 * VECTORS
+LONG_ROWS = 4 if VECTORS > 2 else 2
 micro_2_long, micro_1_long = make_micro_kernel(2, LONG), make_micro_kernel(1, LONG)
+micro_4_long = make_micro_kernel(4, LONG) if LONG_ROWS == 4 else micro_4_wide
 # Rows of a tail that its tile does not go beyond.
 EXACT_ROWS = (0, 1, 2, 4)
 
@@ -95,7 +97,9 @@ def multiply_panel(rows, columns, depth, taps, table, a, a_row, a_step, b, b_dep
             else:
                 micro_full_1(*tile)
         elif rows > 2:
-            if width == VECTORS:
+            if width == LONG:
+                micro_4_long(*tile)
+            elif width == VECTORS:
                 micro_4_wide(*tile)
             else:
                 micro_4_1(*tile)
@@ -120,7 +124,7 @@ def vectors_of_tile(vectors, rows):
     """Vectors of the next tile where so many are left. 4 are two tiles of 2: one of 1 has 9 loads for 8 products."""
     if VECTORS == 3 and rows > 4 and (vectors == 2 or vectors == 4):
         return 2
-    if rows <= 2 and vectors >= LONG:
+    if rows <= LONG_ROWS and vectors >= LONG:
         return LONG
     return VECTORS if vectors >= VECTORS else 1
 

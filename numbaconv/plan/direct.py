@@ -31,12 +31,11 @@ NARROW = 0.06
 FEW_OUTPUTS = 256
 # Filters that a piece packs together where they lie so: whole cache lines, while the panels of KC channels stay in L2.
 SIDE_BY_SIDE = 8 * tiling.MR
-# Filters up to which a 1 x 1 kernel reads x where it lies, and channels at a time: each is on a page of its own, of
-# which the first level of translation knows 64 to 96. Not more than half as many at multiples of a distance at which
-# channels meet in a quarter of the sets of L1. Twice as many filters where a channel is small: 64>32@56 takes 10% less
-# time, 88>24@72 20% more.
-FEW_FILTERS, PAGES, FEW_SETS = 2 * tiling.MR, 64, 1024
-SMALL_CHANNEL = 16 * 1024
+# Filters up to which a 1 x 1 kernel reads x where it lies; twice as many where a channel is small: 64>32@56 takes 10%
+# less time, 88>24@72 20% more. From so many channels at a time, and a page of each: what a core asks memory for ahead
+# are a few long runs. Of 64 channels 960 bytes each, 104>3@130 takes twice as long.
+FEW_FILTERS, SMALL_CHANNEL = 2 * tiling.MR, 16 * 1024
+RUNS, PAGE_BYTES = 16, 4096
 
 
 def block_forward(p: Product, dtype: np.dtype, threads: int) -> forward.Blocking:
@@ -75,7 +74,7 @@ def _block_forward(p: Product, dtype: np.dtype, outputs: int, threads: int) -> f
     in_place = few and flat and x_w == 1 and min(x_n, x_c) >= 0
     taps = max(1, p.KH * p.KW)
     reach = p.reach(0), p.reach(1)
-    most = outputs // dtype.itemsize
+    most = (PAGE_BYTES if in_place else outputs) // dtype.itemsize
     # The channels of a block decide the order of a sum, which depends on the shape of an image alone: found for a
     # batch without end, whose blocks are as large as any. Where the batch lies together, they are cut until they fit.
     endless = replace(p, N=1 << 20)
@@ -102,8 +101,7 @@ def _block_forward(p: Product, dtype: np.dtype, outputs: int, threads: int) -> f
         images, rows, columns = _output_block(p, reach, batch, shares, most, lanes, copy, threads)
     room = tiling.PANEL_BYTES // dtype.itemsize
     fitting = min(room // largest, tiling.DEPTH // taps)
-    far = p.OH * p.OW * dtype.itemsize % FEW_SETS == 0
-    KC = even_blocks(p.C, min(fitting, PAGES // 2 if far else PAGES) if few else fitting)
+    KC = even_blocks(p.C, min(fitting, RUNS) if few else fitting)
     while batch > 1 and most > batch and KC * (strip_elements(p, images, rows, columns, batch) + lanes) > room:
         most = most // 2
         images, rows, columns = _output_block(p, reach, batch, shares, most, lanes, copy, threads)
