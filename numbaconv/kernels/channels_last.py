@@ -6,18 +6,18 @@ The product of :mod:`.forward` turned round: where the channels of a pixel lie t
 taps is then one stretch of memory.
 
     for a block of MC filters, and a block of output pixels:      one piece of work
+        list where they begin in x and in the sums                lists
         for a block of CB channels:                               so that several small images fit
             copy the rows of x that the pixels look at, padded    strip [row][column][c]
-            short rows of taps:  for a row of outputs:            KH * KW * C products deep
+            short rows of taps:                                   KH * KW * C products deep
                 product                                           sums [pixel][filter] in scratch, or y itself
-            long ones:  for a row of taps:                        KW * CB products deep, of all rows of outputs
+            long ones:  for a row of taps:                        KW * CB products deep
                 product                                           sums [pixel][filter] in scratch
         write the sums to y
 
-A 1 x 1 kernel reads x where it lies. For long rows of taps the strip's are sorted by their remainder modulo the stride,
-so that pixels of all rows of a block are at one distance; the few columns between rows are computed and not stored.
-Where taps often meet the padding, each row of taps is multiplied only for the rows of outputs that read a pixel with
-it, and each tap, where they lie apart, only for the columns that do.
+A 1 x 1 kernel reads x where it lies. Register tiles take pixels from the list, whatever rows they are of, so that short
+rows leave none of them half empty. Where taps often meet the padding, each row of taps, or each tap, is multiplied only
+for the pixels that it reads no padding for, which are a list of their own.
 Pieces write different filters or pixels of y, and the order of each sum is that of (kh, kw, c), whoever claims the
 piece: the same bits for any number of threads.
 """
@@ -32,14 +32,17 @@ from .jit import helper, inner
 from .launch import Address, Launch, NestKernel
 from .pixels import pack_pixels, unpack_pixels
 from .problem import Product
-from .product import ADD, BIASED, CONTINUE, FRESH, product, rows_read
+from .product import ADD, BIASED, CONTINUE, FRESH, product
 from .rows import clear, inside, prefetch_run
 from .simd import (
+    integers,
     lanes_of,
     load,
+    load_integer,
     moved,
     pointer,
     store,
+    store_integer,
     unpacked,
     vector_load_first,
     vector_store,
@@ -70,21 +73,20 @@ class Blocking:
     flat: bool
     #: Whether all taps of an output are one product.
     joined: bool
-    #: Whether long rows of taps are multiplied for one row of outputs at a time.
-    by_rows: bool
-    #: Whether products with the padding are left out, if the weight is finite. Then `by_rows`.
+    #: Taps of a row that are one product, if not all are.
+    taps: int
+    #: Whether products with the padding are left out, if the weight is finite. Then not `joined`.
     skips: bool
-    #: Pixels between the first outputs of two rows of the strip.
-    row: int
     strip: int
     #: Elements from one pixel of the sums to the next, and of all sums.
     pitch: int
     sums: int
+    #: Pixels that a list has room for.
+    listed: int
 
-    @property
-    def scratch(self) -> int:
-        """Elements of scratch of a worker; the sums are behind the strip, whose end is cleared."""
-        return self.strip + self.pitch + self.sums
+    def scratch(self, itemsize: int) -> int:
+        """Elements of scratch of a worker: the strip, a pixel's bias, the sums and two lists of pixels."""
+        return self.strip + self.pitch + self.sums + 2 * self.listed * 8 // itemsize
 
 
 def blocks(p: Product, b: Blocking) -> int:
@@ -103,11 +105,9 @@ def panel_elements(p: Product, lanes: int) -> int:
 def launches(p: Product, b: Blocking, lanes: int) -> list[Launch]:
     """Pack the weight, then multiply. The dilation of `p` is positive."""
     values = p.arguments() | {"panels": Address("panels"), "MC": b.MC, "CB": b.CB, "KC": b.KC}
-    values |= {"flat": b.flat, "row": b.row}
-    values |= {"joined": b.joined, "by_rows": b.by_rows, "sorted_h": 1 if b.joined else p.stride[0]}
-    values |= {"phases_h": 1} if b.joined else {}
+    values |= {"flat": b.flat, "joined": b.joined, "taps_at_once": b.taps, "skips": b.skips}
     values |= {"images": b.images, "rows": b.rows, "columns": b.columns, "strip_size": b.strip, "pitch": b.pitch}
-    values["skips"] = b.skips
+    values |= {"sums_size": b.sums, "listed": b.listed}
     packing = Launch(pack_vectors, PACK_VECTORS, values, p.groups * -(-p.F // lanes))
     pieces = p.groups * -(-p.F // b.MC) * blocks(p, b)
     return [packing, Launch(channels_last, LAST, values, pieces)]
@@ -116,8 +116,8 @@ def launches(p: Product, b: Blocking, lanes: int) -> list[Launch]:
 LAST = (
     "record", "x", "x_n", "x_c", "x_h", "x_w", "H", "W", "panels", "bias", "bias_f", "y", "y_n", "y_f", "y_h", "y_w",
     "N", "OH", "OW", "groups", "C", "F", "KH", "KW", "stride_h", "stride_w", "offset_h", "offset_w",
-    "dilation_h", "dilation_w", "phases_h", "sorted_h", "reach_h", "MC", "CB", "KC", "flat", "joined", "by_rows", "row",
-    "images", "rows", "columns", "strip_size", "pitch", "skips", "accumulate", "scratch_size",
+    "dilation_h", "dilation_w", "MC", "CB", "KC", "flat", "joined", "taps_at_once", "skips", "images", "rows",
+    "columns", "strip_size", "pitch", "sums_size", "listed", "accumulate", "scratch_size",
 )  # fmt: skip
 LAST_COUNT = len(LAST)
 
@@ -128,8 +128,8 @@ def channels_last(scratch, arguments, worker):
     (
         _, x_address, x_n, x_c, x_h, x_w, H, W, panels_address, bias_address, bias_f, y_address, y_n, y_f, y_h, y_w,
         N, OH, OW, groups, C, F, KH, KW, stride_h, stride_w, offset_h, offset_w,
-        dilation_h, dilation_w, phases_h, sorted_h, reach_h, MC, CB, KC, flat, joined, by_rows, row, images, rows,
-        columns, strip_size, pitch, skips, accumulate, scratch_size,
+        dilation_h, dilation_w, MC, CB, KC, flat, joined, taps_at_once, skips, images, rows,
+        columns, strip_size, pitch, sums_size, listed, accumulate, scratch_size,
     ) = unpacked(arguments, LAST_COUNT)  # fmt: skip
     x, y = pointer(x_address, scratch), pointer(y_address, scratch)
     panels, bias = pointer(panels_address, scratch), pointer(bias_address, scratch)
@@ -137,6 +137,8 @@ def channels_last(scratch, arguments, worker):
     strip = moved(scratch, worker * scratch_size)
     stage = moved(strip, strip_size)
     sums = moved(stage, pitch)
+    read = integers(moved(sums, sums_size))
+    written = moved(read, listed)
     blocks_h, blocks_w = (OH + rows - 1) // rows, (OW + columns - 1) // columns
     pixels = N * OH * OW
     blocks = (pixels + columns - 1) // columns if flat else (N + images - 1) // images * blocks_h * blocks_w
@@ -163,140 +165,123 @@ def channels_last(scratch, arguments, worker):
         clear(stage, vectors * lanes)
         for i in range(filters if bias_address != 0 else 0):
             store(stage, i, load(bias, (first + i) * bias_f))
-        # The last vector of a pixel may reach into the next pixel, and no further, which is written after it.
-        reaches = filters % lanes != 0
-        alone = filters == y_w and vectors * lanes <= 2 * filters and taps * C <= KC
-        writable = y_f == 1 and not accumulate and (not reaches or alone)
         if flat:
             n, oh, ow, depth_n, height = 0, 0, 0, 1, 1
             here = block * columns
             width = min(columns, pixels - here)
-            source, out, in_row = moved(source, here * x_w), moved(out, here * y_w), width
+            source, out = moved(source, here * x_w), moved(out, here * y_w)
         else:
             rest, block_w = divmod(block, blocks_w)
             block_n, block_h = divmod(rest, blocks_h)
             n, oh, ow = block_n * images, block_h * rows, block_w * columns
             depth_n, height, width = min(images, N - n), min(rows, OH - oh), min(columns, OW - ow)
-            source, out, in_row = moved(source, n * x_n), moved(out, n * y_n + oh * y_h + ow * y_w), W
-        in_place = flat and width >= MR  # or a register tile would read beyond the last pixel
-        strip_rows, row_pixels = height + reach_h, row - columns + width
-        if joined:
-            strip_rows = (height - 1) * stride_h + max(0, KH - 1) * dilation_h + 1
-        whole = (flat or joined) and writable and width >= MR
-        # All rows of outputs at once, with the columns between them, or one by one, with what a register tile adds.
-        lines_of_sums, sum_rows, sum_pixels = 1, strip_rows, row_pixels
-        count = ((depth_n - 1) * strip_rows + height - 1) * row_pixels + width
-        if by_rows:
-            lines_of_sums, sum_rows, sum_pixels, count = depth_n * height, height, rows_read(width), width
-        apart = 1 if dilation_w == 1 else KW  # how many stretches a row of taps is
-        summed, begin = 0, start
+            source, out = moved(source, n * x_n), moved(out, n * y_n + oh * y_h + ow * y_w)
+        strip_rows = (height - 1) * stride_h + max(0, KH - 1) * dilation_h + 1
+        strip_columns = (width - 1) * stride_w + max(0, KW - 1) * dilation_w + 1
+        count = depth_n * height * width
+        # The last vector of a pixel may reach into the next pixel, which is written after it, if it is one of these.
+        reaches = filters % lanes != 0
+        one_run = (height == 1 or y_h == width * y_w) and (depth_n == 1 or y_n == height * y_h)
+        follows = one_run and filters == y_w and vectors * lanes <= 2 * filters and taps * C <= KC
+        whole = (flat or joined) and y_f == 1 and not accumulate and (not reaches or follows)
+        of_sums = height * width * pitch, width * pitch, pitch
+        begin, summed, listed_for = start, 0, (-1, -1, -1, -1, -1)
         for c in range(0, max(C, 1), CB):
             channels = min(CB, C - c)
-            line = row_pixels * stride_w * channels
-            plane = depth_n * strip_rows * line
-            for a in range(0 if in_place or channels == 0 else phases_h):
-                # The rows of one remainder are rows of an image that is sorted_h times as steep.
-                top = oh * stride_h + offset_h + a * dilation_h % sorted_h
-                steep, remainder = divmod(top, sorted_h)
+            line = strip_columns * channels
+            of_x = (0, 0, x_w) if flat else (strip_rows * line, stride_h * line, stride_w * channels)
+            if channels > 0 and not flat:
                 pack_pixels(
-                    moved(strip, a * plane), channels, moved(source, remainder * x_h + c * x_c), x_n, x_c,
-                    sorted_h * x_h, x_w, (H - remainder + sorted_h - 1) // sorted_h, in_row, depth_n, strip_rows,
-                    row_pixels * stride_w, channels, steep, ow * stride_w + offset_w,
+                    strip, channels, moved(source, c * x_c), x_n, x_c, x_h, x_w, H, W, depth_n, strip_rows,
+                    strip_columns, channels, oh * stride_h + offset_h, ow * stride_w + offset_w,
                 )  # fmt: skip
-            # What the last register tile reads behind the last pixel is 0, and not what was in old memory.
-            clear(moved(strip, phases_h * plane), 0 if in_place else MR * stride_w * channels)
             if flat or joined:
-                pixel_step, step = (x_w, x_c) if in_place else (stride_w * C, 1)
-                for i in range(depth_n * height):
-                    image, h = divmod(i, height)
-                    total = moved(out, image * y_n + h * y_h) if whole else moved(sums, i * width * pitch)
-                    pixel = source if in_place else moved(strip, (image * strip_rows + h * stride_h) * line)
-                    copied = MR if whole and reaches else 0  # the last pixels have no next ones
+                list_pixels(read, depth_n, 0, height, 0, width, of_x)
+                list_pixels(written, depth_n, 0, height, 0, width, (y_n, y_h, y_w) if whole else of_sums)
+                pixel, step = (source, x_c) if flat else (strip, 1)
+                last = min(count, MR) if whole and reaches else 0  # which no others follow
+                multiply_pixels(
+                    count - last, whole and far, vectors, taps * C, KC, KW * C, pixel, read, dilation_h * line, step,
+                    b, b_block, out if whole else sums, written, start, stage,
+                )  # fmt: skip
+                if last > 0:
+                    list_pixels(written, 1, 0, 1, 0, last, of_sums)
                     multiply_pixels(
-                        (width - 1) // MR * MR if copied else width, whole or in_place, whole and far, vectors,
-                        taps * C, KC, KW * C, pixel, pixel_step, dilation_h * line, step, b, b_block, total,
-                        y_w if whole else pitch, start, stage,
+                        last, False, vectors, taps * C, KC, KW * C, pixel, moved(read, count - last),
+                        dilation_h * line, step, b, b_block, sums, written, start, stage,
                     )  # fmt: skip
-                    if copied:
-                        multiply_pixels(
-                            MR, True, False, vectors, taps * C, KC, KW * C, moved(pixel, (width - MR) * pixel_step),
-                            pixel_step, dilation_h * line, step, b, b_block, sums, pitch, start, stage,
-                        )  # fmt: skip
-                        unpack_pixels(
-                            sums, pitch, 0, MR, moved(total, (width - MR) * y_w), y_n, y_f, y_h, y_w, 1, 1, MR, filters,
-                            False,
-                        )  # fmt: skip
+                    end = moved(out, (count - last) * y_w)
+                    unpack_pixels(sums, pitch, 0, last, end, y_n, y_f, y_h, y_w, 1, 1, last, filters, False)
                 continue
-            stretch = KW // apart * channels
-            if skips and c == 0:  # no tap may be of all outputs
-                for v in range(lines_of_sums):
-                    total = moved(sums, v * sum_pixels * pitch)
-                    product(count, vectors, 0, 1, strip, 0, 0, 1, b, b_block, total, pitch, lanes, start, stage)
+            if skips and c == 0:  # no tap may be of all pixels
+                list_pixels(written, depth_n, 0, height, 0, width, of_sums)
+                product(count, vectors, 0, 1, strip, written, 0, 1, b, b_block, sums, written, lanes, start, stage)
                 begin = CONTINUE
-            for a in range(phases_h):
-                row_step = phases_h * dilation_h // stride_h * line
-                base = a * plane + a * dilation_h // stride_h * line
-                for t in range((KH - a + phases_h - 1) // phases_h * apart):
-                    i, kw = divmod(t, apart)
-                    top = moved(strip, base + i * row_step + kw * dilation_w * channels)
-                    low, high, left, pixels_of_line = 0, height, 0, count
-                    if skips:
-                        h, w = oh * stride_h + offset_h + (a + i * phases_h) * dilation_h, ow * stride_w + offset_w
-                        low, high = inside(h, stride_h, H, height)
-                        if apart > 1:
-                            left, right = inside(w + kw * dilation_w, stride_w, W, width)
-                            pixels_of_line = right - left
-                            # Tiles go beyond it to pixels that read zeros of the padding, and not to the next row.
-                            left = max(0, min(left, sum_pixels - rows_read(pixels_of_line)))
-                    for k in range(0, stretch if pixels_of_line > 0 else 0, KC):
-                        deep = min(KC, stretch - k)
-                        mode = mode_of(begin, summed)
-                        for v in range(lines_of_sums):
-                            image, h = divmod(v, height)
-                            if skips and (h < low or h >= high):
-                                continue
-                            pixel = moved(top, (image * strip_rows + h) * line + left * stride_w * channels + k)
-                            total = moved(sums, (v * sum_pixels + left) * pitch)
-                            product(
-                                pixels_of_line, vectors, deep, KC, pixel, stride_w * channels, 0, 1,
-                                moved(b, k * lanes), b_block, total, pitch, lanes, mode, stage,
-                            )  # fmt: skip
-                        summed += deep
+            for kh in range(KH):
+                h = oh * stride_h + offset_h + kh * dilation_h
+                low, high = inside(h, stride_h, H, height) if skips else (0, height)
+                for kw in range(0, KW, taps_at_once):
+                    stretch = min(taps_at_once, KW - kw) * channels
+                    left, right = 0, width
+                    if skips and taps_at_once == 1:
+                        left, right = inside(ow * stride_w + offset_w + kw * dilation_w, stride_w, W, width)
+                    if (low, high, left, right, channels) != listed_for:
+                        listed_for = low, high, left, right, channels
+                        list_pixels(read, depth_n, low, high, left, right, of_x)
+                        list_pixels(written, depth_n, low, high, left, right, of_sums)
+                    some = depth_n * max(0, high - low) * max(0, right - left)
+                    tap = moved(strip, kh * dilation_h * line + kw * dilation_w * channels)
+                    for k in range(0, stretch if some > 0 else 0, KC):
+                        product(
+                            some, vectors, min(KC, stretch - k), channels if dilation_w > 1 else stretch,
+                            moved(tap, k), read, dilation_w * channels, 1, moved(b, k * lanes), b_block, sums, written,
+                            lanes, mode_of(begin, summed + k), stage,
+                        )  # fmt: skip
+                    summed += stretch  # for pixels without this tap, too: what is added when depends on no block
                     b = moved(b, stretch * lanes)
-        if flat or joined:
-            sum_rows, sum_pixels = height, width
         if not whole:
             unpack_pixels(
-                sums, pitch, sum_rows * sum_pixels * pitch, sum_pixels, out, y_n, y_f, y_h, y_w, depth_n, height, width,
-                filters, accumulate,
+                sums, pitch, height * width * pitch, width, out, y_n, y_f, y_h, y_w, depth_n, height, width, filters,
+                accumulate,
             )  # fmt: skip
+
+
+@helper
+def list_pixels(places, images, low, high, left, right, distances):
+    """Where pixels (n, h, w) begin, of rows from low to high and columns from left to right of each image.
+
+    The last one is listed MR times more: register tiles go beyond it, and compute the same once more.
+    """
+    image, line, step = distances
+    count = 0
+    for n in range(images):
+        for h in range(low, high):
+            for w in range(left, right):
+                store_integer(places, count, n * image + h * line + w * step)
+                count += 1
+    for i in range(MR if count > 0 else 0):
+        store_integer(places, count + i, load_integer(places, count - 1))
 
 
 @inner
 def multiply_pixels(
-    count, exact, ask, vectors, depth, KC, width, a, a_row, a_block, a_step, b, b_block, c, c_row, start, bias
+    count, ask, vectors, depth, KC, width, a, a_rows, a_block, a_step, b, b_block, c, c_rows, start, bias
 ):  # fmt: skip
-    """c[:count, :vectors * lanes] the product, KC of its depth at a time, which begins as `start` has it.
+    """The product of listed pixels, KC of its depth at a time, which begins as `start` has it.
 
-    If `exact`, which takes MR pixels or more, neither a nor c is touched beyond the last pixel: the last register tile
-    ends with it, and computes some pixels again. If `ask`, the next pixels of c are asked for ahead.
+    If `ask`, the next pixels of c are asked for ahead.
     """
     lanes = lanes_of(c)
-    whole = count // MR * MR if exact else count
-    at_once = ASKED if ask else count + MR
-    done = 0
-    while done < count:
-        rows = min(at_once, whole - done) if done < whole else rows_read(count - whole)
-        first = min(done, count - rows)
-        for r in range(first + rows, min(first + rows + ASKED, count) if ask else 0):
-            prefetch_run(moved(c, r * c_row), vectors * lanes)
+    at_once = ASKED if ask else max(count, 1)
+    for done in range(0, count, at_once):
+        rows, read, written = min(at_once, count - done), moved(a_rows, done), moved(c_rows, done)
+        for r in range(rows, min(rows + ASKED, count - done) if ask else 0):
+            prefetch_run(moved(c, load_integer(written, r)), vectors * lanes)
         for k in range(0, max(depth, 1), KC):
-            deep = min(KC, depth - k)
             product(
-                rows, vectors, deep, max(width, 1), moved(a, first * a_row + k * a_step), a_row, a_block, a_step,
-                moved(b, k * lanes), b_block, moved(c, first * c_row), c_row, lanes, mode_of(start, k), bias,
+                rows, vectors, min(KC, depth - k), max(width, 1), moved(a, k * a_step), read, a_block, a_step,
+                moved(b, k * lanes), b_block, c, written, lanes, mode_of(start, k), bias,
             )  # fmt: skip
-        done = first + rows
 
 
 @helper
@@ -309,24 +294,21 @@ def mode_of(start, summed):
 
 PACK_VECTORS = (
     "record", "weight", "w_group", "w_row", "w_channel", "w_kh", "w_kw", "panels", "groups", "C", "F", "KH", "KW",
-    "phases_h", "CB",
+    "CB",
 )  # fmt: skip
 PACK_VECTORS_COUNT = len(PACK_VECTORS)
 
 
 @NestKernel
 def pack_vectors(scratch, arguments, worker):
-    """Panels of `lanes` filters, [group][filter // lanes][c // CB][kh, kw, c % CB][filter % lanes].
-
-    kh is sorted by phase.
-    """
+    """Panels of `lanes` filters, [group][filter // lanes][c // CB][kh, kw, c % CB][filter % lanes]."""
     (
-        _, weight_address, w_group, w_row, w_channel, w_kh, w_kw, panels_address, groups, C, F, KH, KW, phases_h, CB,
+        _, weight_address, w_group, w_row, w_channel, w_kh, w_kw, panels_address, groups, C, F, KH, KW, CB,
     ) = unpacked(arguments, PACK_VECTORS_COUNT)  # fmt: skip
     weight, panels = pointer(weight_address, scratch), pointer(panels_address, scratch)
     lanes = lanes_of(scratch)
     blocks = (F + lanes - 1) // lanes
-    if phases_h == 1 and w_kh == KW * w_kw:  # taps that follow each other are one row of taps
+    if w_kh == KW * w_kw:  # taps that follow each other are one row of taps
         KH, KW = 1, KH * KW
     while True:
         piece = claim(arguments, worker)
@@ -339,11 +321,10 @@ def pack_vectors(scratch, arguments, worker):
             clear(panel, C * KH * KW * lanes)
         for first in range(0, C, CB):
             channels = min(CB, C - first)
-            for a in range(phases_h):
-                for kh in range(a, KH, phases_h):
-                    source = moved(weight, group * w_group + block * lanes * w_row + first * w_channel + kh * w_kh)
-                    pack_row_of_taps(panel, source, w_row, w_channel, w_kw, filters, channels, KW)
-                    panel = moved(panel, KW * channels * lanes)
+            for kh in range(KH):
+                source = moved(weight, group * w_group + block * lanes * w_row + first * w_channel + kh * w_kh)
+                pack_row_of_taps(panel, source, w_row, w_channel, w_kw, filters, channels, KW)
+                panel = moved(panel, KW * channels * lanes)
 
 
 @helper

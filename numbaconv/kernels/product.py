@@ -1,8 +1,9 @@
 """The product with filters in the vector: c[r, i] += sum over k < depth of a[r, k] * b[k, i], on the register tile.
 
-The vectors of b and c lie apart: b[k, i] at i // lanes * b_block + k * lanes + i % lanes, and c[r, i] at r * c_row +
-i // lanes * c_block + i % lanes. a[r, k] is broadcast, from r * a_row + k // width * a_block + k % width * a_step,
-width >= 1. The sum of an element runs over k in order, in one accumulator, whatever tile it falls into.
+The vectors of b and c lie apart: b[k, i] at i // lanes * b_block + k * lanes + i % lanes, and c[r, i] at i // lanes *
+c_block + i % lanes of row r. a[r, k] is broadcast, from k // width * a_block + k % width * a_step of row r, width >= 1.
+Rows of a and of c are at one distance, `a_rows` and `c_rows`, or begin where these list them. The sum of an element
+runs over k in order, in one accumulator, whatever tile it falls into.
 
 It starts from 0 (FRESH), or from bias[i] (BIASED, which alone reads it), or from what c holds (CONTINUE), or from 0 and
 is added to c at the end (ADD): rounding errors of sums of sums grow more slowly with the number of terms.
@@ -11,7 +12,7 @@ is added to c at the end (ADD): rounding errors of sums of sums grow more slowly
 from . import tiling
 from .jit import helper, inner, named
 from .simd import lanes_of, moved
-from .tiles import multiples, tile_add, tile_load, tile_multiply_add, tile_store, tile_zero
+from .tiles import first_rows, from_row, multiples, tile_add, tile_load, tile_multiply_add, tile_store, tile_zero
 
 FRESH, BIASED, CONTINUE, ADD = range(4)
 
@@ -24,13 +25,14 @@ def make_micro_kernel(rows, vectors):
 
     @inner
     @named(rows, vectors)
-    def micro_kernel(depth, width, a, a_row, a_block, a_step, b, b_block, c, c_row, c_block, mode, bias):
+    def micro_kernel(depth, width, a, a_rows, a_block, a_step, b, b_block, c, c_rows, c_block, mode, bias):
         lanes = lanes_of(c)
         tile = tile_zero(c, rows, vectors)
-        if mode in (CONTINUE, BIASED):
-            first, first_row, first_block = (c, c_row, c_block) if mode == CONTINUE else (bias, 0, lanes)
-            tile = tile_load(first, first_row, first_block, rows, vectors)
-        rows_of_a, columns_of_b = multiples(a_row, rows), multiples(b_block, vectors)
+        if mode == CONTINUE:
+            tile = tile_load(c, c_rows, c_block, rows, vectors)
+        elif mode == BIASED:
+            tile = tile_load(bias, 0, lanes, rows, vectors)
+        rows_of_a, columns_of_b = first_rows(a_rows, rows), multiples(b_block, vectors)
         for start in range(0, depth, width):
             column = a
             for _ in range(min(width, depth - start)):
@@ -39,9 +41,9 @@ def make_micro_kernel(rows, vectors):
                 b = moved(b, lanes)
             a = moved(a, a_block)
         if mode == ADD:
-            tile_add(c, c_row, c_block, tile)
+            tile_add(c, c_rows, c_block, tile)
         else:
-            tile_store(c, c_row, c_block, tile)
+            tile_store(c, c_rows, c_block, tile)
 
     return micro_kernel
 
@@ -57,8 +59,8 @@ tail_2 = make_micro_kernel(4, 2) if VECTORS > 2 else tail_wide
 
 
 @inner
-def product(rows, vectors, depth, width, a, a_row, a_block, a_step, b, b_block, c, c_row, c_block, mode, bias):
-    """c[:rows, :vectors * lanes] the product, as `mode` has it; c and a have room for :func:`rows_read`.
+def product(rows, vectors, depth, width, a, a_rows, a_block, a_step, b, b_block, c, c_rows, c_block, mode, bias):
+    """c[:rows, :vectors * lanes] the product, as `mode` has it; c and a have :func:`rows_read`.
 
     From the last vectors to the first, and in each from the first row to the last: the last vector of a row may reach
     into the next row, whose first one is written after it.
@@ -72,9 +74,9 @@ def product(rows, vectors, depth, width, a, a_row, a_block, a_step, b, b_block, 
         right, start = moved(b, i * b_block), moved(bias, i * lanes)
         r = 0
         while r < rows:
-            top = moved(a, r * a_row)
-            out = moved(c, i * c_block + r * c_row)
-            tile = (depth, width, top, a_row, a_block, a_step, right, b_block, out, c_row, c_block, mode, start)
+            top, top_rows = from_row(a, a_rows, r)
+            out, out_rows = from_row(moved(c, i * c_block), c_rows, r)
+            tile = (depth, width, top, top_rows, a_block, a_step, right, b_block, out, out_rows, c_block, mode, start)
             if step == 1 and rows - r >= 2 * MR:
                 micro_tall(*tile)
                 r += MR

@@ -52,9 +52,18 @@ def tile_zero(typingctx, p, rows, vectors):
     return tile(p, rows, vectors), generate
 
 
+# Where rows begin is their distance, or a list of int64: rows[r] for row r.
+LIST = types.CPointer(types.int64)
+
+
+def type_of_rows(rows):
+    """What an intrinsic takes rows as."""
+    return LIST if rows == LIST else types.int64
+
+
 @intrinsic(prefer_literal=True)
-def tile_load(typingctx, c, row_pitch, vector_pitch, rows, vectors):
-    """t[r, v] = the vector at c[r * row_pitch + v * vector_pitch]"""
+def tile_load(typingctx, c, c_rows, vector_pitch, rows, vectors):
+    """t[r, v] = the vector at v * vector_pitch of row r of c"""
     tile = Tile(c.dtype, rows.literal_value, vectors.literal_value)
 
     def generate(context, builder, signature, args):
@@ -64,15 +73,54 @@ def tile_load(typingctx, c, row_pitch, vector_pitch, rows, vectors):
             value = builder.insert_value(value, loaded, i)
         return value
 
-    return tile(c, types.int64, types.int64, rows, vectors), generate
+    return tile(c, type_of_rows(c_rows), types.int64, rows, vectors), generate
 
 
-def tile_offsets(builder, tile, row_pitch, vector_pitch):
+def tile_offsets(builder, tile, c_rows, vector_pitch):
     """Index of each vector of a tile, and its offset in memory."""
     for r in range(tile.rows):
-        row = builder.mul(row_pitch, ir.Constant(I64, r))
+        row = emit_row(builder, c_rows, r)
         for v in range(tile.vectors):
             yield r * tile.vectors + v, builder.add(row, builder.mul(vector_pitch, ir.Constant(I64, v)))
+
+
+def emit_row(builder, rows, r):
+    """Where row r begins."""
+    if isinstance(rows.type, ir.PointerType):
+        return builder.load(builder.gep(rows, [ir.Constant(I64, r)], source_etype=I64), typ=I64)
+    return builder.mul(rows, ir.Constant(I64, r))
+
+
+@intrinsic(prefer_literal=True)
+def first_rows(typingctx, rows, count):
+    """Where the first rows begin, each in a register of its own through a loop: :func:`multiples`, or those listed."""
+    kind, result = type_of_rows(rows), types.UniTuple(types.int64, count.literal_value)
+
+    def generate(context, builder, signature, args):
+        if kind == LIST:
+            values = [emit_row(builder, args[0], r) for r in range(result.count)]
+        else:
+            values = emit_multiples(builder, args[0], result.count)
+        return context.make_tuple(builder, result, values)
+
+    return result(kind, count), generate
+
+
+@intrinsic
+def from_row(typingctx, p, rows, r):
+    """(p, rows) without the rows before row r."""
+    kind = type_of_rows(rows)
+    result = types.Tuple((p, kind))
+
+    def generate(context, builder, signature, args):
+        pointer, rows, r = args
+        if kind == LIST:
+            rows = builder.gep(rows, [r], source_etype=I64)
+        else:
+            pointer = builder.gep(pointer, [builder.mul(r, rows)], source_etype=element(p.dtype))
+        return context.make_tuple(builder, result, [pointer, rows])
+
+    return result(p, kind, types.int64), generate
 
 
 @intrinsic(prefer_literal=True)
@@ -86,11 +134,15 @@ def multiples(typingctx, pitch, count):
     result = types.UniTuple(types.int64, count.literal_value)
 
     def generate(context, builder, signature, args):
-        products = [builder.mul(args[0], ir.Constant(I64, i)) for i in range(1, count.literal_value)]
-        values = [ir.Constant(I64, 0), *(hidden(builder, product, args[0]) for product in products)]
-        return context.make_tuple(builder, result, values)
+        return context.make_tuple(builder, result, emit_multiples(builder, args[0], result.count))
 
     return result(types.int64, count), generate
+
+
+def emit_multiples(builder, pitch, count):
+    """The values of :func:`multiples`."""
+    products = [builder.mul(pitch, ir.Constant(I64, i)) for i in range(1, count)]
+    return [ir.Constant(I64, 0), *(hidden(builder, product, pitch) for product in products)]
 
 
 @intrinsic
@@ -189,29 +241,34 @@ def tile_add_column(typingctx, tile, a, a_pitch):
 
 
 @intrinsic
-def tile_add(typingctx, c, row_pitch, vector_pitch, tile):
-    """the vector at c[r * row_pitch + v * vector_pitch] += t[r, v]"""
+def tile_add(typingctx, c, c_rows, vector_pitch, tile):
+    """the vector at v * vector_pitch of row r of c += t[r, v]
+
+    All are read before one is written: a row of the same numbers that is listed twice is added once.
+    """
 
     def generate(context, builder, signature, args):
+        totals = []
         for i, offset in tile_offsets(builder, tile, args[1], args[2]):
             before = emit_load(builder, args[0], offset, tile.vector)
-            total = builder.fadd(before, builder.extract_value(args[3], i))
+            totals.append((builder.fadd(before, builder.extract_value(args[3], i)), offset))
+        for total, offset in totals:
             emit_store(builder, total, args[0], offset, tile.vector)
         return context.get_dummy_value()
 
-    return types.void(c, types.int64, types.int64, tile), generate
+    return types.void(c, type_of_rows(c_rows), types.int64, tile), generate
 
 
 @intrinsic
-def tile_store(typingctx, c, row_pitch, vector_pitch, tile):
-    """the vector at c[r * row_pitch + v * vector_pitch] = t[r, v]"""
+def tile_store(typingctx, c, c_rows, vector_pitch, tile):
+    """the vector at v * vector_pitch of row r of c = t[r, v]"""
 
     def generate(context, builder, signature, args):
         for i, offset in tile_offsets(builder, tile, args[1], args[2]):
             emit_store(builder, builder.extract_value(args[3], i), args[0], offset, tile.vector)
         return context.get_dummy_value()
 
-    return types.void(c, types.int64, types.int64, tile), generate
+    return types.void(c, type_of_rows(c_rows), types.int64, tile), generate
 
 
 def multiply_rows(load_vector, tile, builder, value, a, a_places, b, b_places):

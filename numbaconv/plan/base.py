@@ -12,6 +12,7 @@ from ..geometry import Geometry
 from ..kernels import loops, tiling
 from ..kernels.launch import Address, Program
 from ..kernels.problem import Product
+from ..kernels.rows import inside
 from ..kernels.turn import turn
 
 Strides = tuple[int, int, int, int]
@@ -202,6 +203,15 @@ def even_blocks(extent: int, most: int, multiple: int = 1) -> int:
 def turned(g: Geometry, w: Strides) -> tuple[int, Strides]:
     """How far the first element of the turned kernel is from that of the kernel, and its strides."""
     return (g.KH - 1) * w[2] + (g.KW - 1) * w[3], (w[0], w[1], -w[2], -w[3])
+
+
+def rectangle(p: Product, tap: tuple[int, int]) -> tuple[range, range]:
+    """Rows and columns of the outputs that read a pixel of x with a tap."""
+    rows, columns = (
+        range(*inside.py_func(p.offset[i] + tap[i] * p.dilation[i], p.stride[i], seen, outputs))
+        for i, (seen, outputs) in enumerate(((p.H, p.OH), (p.W, p.OW)))
+    )
+    return rows, columns
 
 
 def upright(p: Product) -> Product:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 from math import prod
 
 import numpy as np
@@ -13,20 +14,19 @@ from ..kernels.launch import Program
 from ..kernels.pixels import MERGED
 from ..kernels.problem import Product
 from ..kernels.product import rows_read
-from .base import Axes, Plan, enough_work, even_blocks, pieces_of_output, round_up, upright
-from .direct import COPY_COST, costs
+from .base import Axes, Plan, enough_work, even_blocks, pieces_of_output, rectangle, round_up, upright
+from .direct import costs
 
 # The sums of a block for its MC filters.
 SUMS_BYTES = 192 * 1024
 # Channels of a row of taps from which it is a product of its own: its part of the weight then fills half of L1.
 LONG_ROW = 128
-# How many more pixels than outputs rows have to compute, a copy for each tap set aside, before the nest of the other
-# layouts is faster: it fills its vectors with pixels of several rows and reads the weight where it lies (128>128, 3x3:
-# 4% slower at 1.09 times as many pixels, 2% faster at 1.15, 5% at 1.2; 512>512@14 3x3/2 26%).
-MORE_PIXELS = 1.1
 # Turning an element of x or y, in multiply-adds of vectors, and how much cheaper the nest has to seem in NCHW: 8>32@12
 # 5x5 takes 6% longer in it and seems 14% cheaper.
 TURNED, CLEARLY = 0.3, 1.2
+# What a product costs besides its multiply-adds: a vector of sums on its way to a register tile and back, and a pixel
+# that is listed.
+TILE, LISTED = 4, 1
 # What a product is deep, so that its part of the weight, times a register tile, stays in L1.
 DEPTH_BYTES = 192 * 4
 
@@ -35,8 +35,6 @@ def fits(axes: Axes, p: Product, dtype: np.dtype) -> bool:
     """Whether filters go to the vector, from the layout and the shape alone.
 
     In NHWC where those of a group fill three quarters of their vectors, or where a 1 x 1 kernel reads x where it lies.
-    Not where columns of taps lie apart and each is a short product, of few channels or of few pixels, nor where rows of
-    register tiles are much longer than rows of outputs.
     In NCHW where few channels at a stride beyond 2 are brought side by side faster than their columns are sorted by
     phase (3>64@224 11x11/4: 144 against 130 GF/s) and filters fill three quarters of their tiles. And where few
     channels have rows that fill register tiles better than they do vectors (6>16@14 5x5: 29% faster).
@@ -44,13 +42,7 @@ def fits(axes: Axes, p: Product, dtype: np.dtype) -> bool:
     lanes, p = tiling.lanes(dtype.itemsize), upright(p)
     if axes == LAYOUTS["NHWC"]:
         enough = (4 if p.groups == 1 else 2) * p.F >= lanes
-        if p.KW > 1 and p.dilation[1] != 1 and min(p.C, p.OW) <= lanes:
-            return False
         once = enough and p.KH == p.KW == 1 and p.stride == (1, 1)
-        # More pixels of a row than direct's copies for each tap would cost.
-        most = MORE_PIXELS * p.OW * (1 + COPY_COST / p.F)
-        if not _joined(p) and _pixels_of_row(p, p.OW) > most:
-            return False
         return once or 4 * p.F >= 3 * round_up(p.F, lanes)
     if axes == LAYOUTS["NCHW"] and _short_rows(p, lanes):
         return True
@@ -59,38 +51,30 @@ def fits(axes: Axes, p: Product, dtype: np.dtype) -> bool:
 
 
 def block(p: Product, dtype: np.dtype, threads: int, skips: bool = False) -> channels_last.Blocking:
-    """Blocks of one dense problem whose taps walk forwards, for so many threads.
-
-    `skips`: without products with the padding, unless all taps of an output are one.
-    """
+    """Blocks of one dense problem whose taps walk forwards, for so many threads; `skips`: without the padding."""
     lanes = tiling.lanes(dtype.itemsize)
     line = 64 // dtype.itemsize
     MC = round_up(even_blocks(p.F, tiling.MC), lanes)
     shares = p.groups * -(-p.F // MC)
     flat = _one_run(p)
-    joined = _joined(p)
+    skips = skips and not flat
+    joined = _joined(p) and not skips
     most = SUMS_BYTES // dtype.itemsize // (MC if joined and not flat else tiling.MC)
     room = tiling.PANEL_BYTES // dtype.itemsize  # for the strip
-    reach_h = p.reach(0)
-    between = _between(p)
-
-    def strip(images: int, rows: int, columns: int) -> int:
-        width = (columns + between) * p.stride[1]
-        height = p.phases(0) * (rows + reach_h)
-        if joined:
-            height = (rows - 1) * p.stride[0] + max(0, p.KH - 1) * p.dilation[0] + 1
-        return images * height * width * CB + lanes
-
     images = rows = 1
     CB, deepest = p.C, DEPTH_BYTES // dtype.itemsize
+
+    def strip(images: int, rows: int, columns: int) -> int:
+        return images * seen(p, 0, rows) * seen(p, 1, columns) * CB + lanes
+
     if flat:
         pixels = p.N * p.OH * p.OW
         wanted = -(-pixels // -(-pieces_of_output(threads) // shares))
         columns = max(1, min(most, wanted, room // max(1, p.C)) // tiling.FILTERS_MR) * tiling.FILTERS_MR
     else:
         columns = even_blocks(p.OW, most)
-        rows = even_blocks(p.OH, max(1, most // (columns + between))) if columns == p.OW else 1
-        at_most = max(1, most // ((rows + reach_h) * (columns + between))) if (rows, columns) == (p.OH, p.OW) else 1
+        rows = even_blocks(p.OH, max(1, most // columns)) if columns == p.OW else 1
+        at_most = max(1, most // (rows * columns)) if (rows, columns) == (p.OH, p.OW) else 1
         if not joined:
             # Channels of as many pixels as have room for sums, whatever the batch is, since they decide the order of a
             # sum.
@@ -109,30 +93,55 @@ def block(p: Product, dtype: np.dtype, threads: int, skips: bool = False) -> cha
             images = -(-images // 2)
         while shares * p.N * -(-p.OH // rows) * -(-p.OW // columns) < pieces_of_output(threads) and rows > 4:
             rows = -(-rows // 2)
-    KC = even_blocks(p.KW * CB, deepest)
+    CB = max(1, CB)
+    KC, taps = even_blocks(p.KW * CB, deepest), max(1, p.KW)
     if joined and not flat:
         KC = max(1, p.KH * p.KW * p.C)
+    elif p.KW > 1 and p.dilation[1] != 1:  # whole taps, or parts of one
+        KC, taps = (even_blocks(CB, deepest), 1) if CB > deepest else (deepest, deepest // CB)
+    if skips and _of_taps(p, 1, True) < _of_taps(p, taps, True):
+        KC, taps = even_blocks(CB, deepest), 1
     pitch = (-(-MC // line) | 1) * line
-    tiled = round_up(columns, tiling.FILTERS_MR)
-    skips = skips and not joined and not flat
-    by_rows = skips or _pixels_of_row(p, columns) < columns + between
-    pixels_of_sums = images * (rows + reach_h) * max(columns + between, tiled)
+    pixels = images * rows * columns
     return channels_last.Blocking(
         MC=MC,
-        CB=max(1, CB),
+        CB=CB,
         KC=KC,
         images=images,
         rows=rows,
         columns=columns,
         flat=flat,
         joined=joined,
-        by_rows=by_rows,
+        taps=taps,
         skips=skips,
-        row=columns + between,
-        strip=round_up(strip(images, rows, columns) + tiling.FILTERS_MR * p.stride[1] * CB, line),
+        strip=round_up(strip(images, rows, columns), line),
         pitch=pitch,
-        sums=(pixels_of_sums + tiling.FILTERS_MR) * pitch,
+        sums=pixels * pitch,
+        listed=round_up(pixels + tiling.FILTERS_MR, 8),
     )
+
+
+def seen(p: Product, axis: int, outputs: int) -> int:
+    """Rows (axis 0) or columns (axis 1) of x that so many outputs look at."""
+    return (outputs - 1) * p.stride[axis] + max(0, (p.KH, p.KW)[axis] - 1) * p.dilation[axis] + 1
+
+
+def products(p: Product, b: channels_last.Blocking) -> float:
+    """What the products of an image and a vector of filters cost, in multiply-adds of vectors."""
+    if b.joined:
+        return p.OH * p.OW * (p.KH * p.KW * p.C + TILE)
+    return _of_taps(p, b.taps, b.skips)
+
+
+def _of_taps(p: Product, at_once: int, skips: bool) -> float:
+    """The same where so many taps of a row are one product; `skips`: of the outputs that they read a pixel for."""
+    cost = 0.0
+    for kh, kw in product(range(p.KH), range(0, p.KW, at_once)):
+        rows, columns = rectangle(p, (kh, kw))
+        pixels = (len(rows) if skips else p.OH) * (len(columns) if skips and at_once == 1 else p.OW)
+        read: int = rows_read.py_func(pixels)
+        cost += read * (min(at_once, p.KW - kw) * p.C + TILE) + (LISTED * pixels if skips else 0)
+    return cost
 
 
 def _joined(p: Product) -> bool:
@@ -145,22 +154,10 @@ def _short_rows(p: Product, lanes: int) -> bool:
     taps = p.KH * p.KW
     if taps <= 1 or p.C == 0 or not _joined(p) or p.OW % lanes == 0 or 4 * p.F < 3 * round_up(p.F, lanes):
         return False
-    read: int = rows_read.py_func(p.OW)
     turned = TURNED * lanes * (prod(p.stride) / (p.F * taps) + 1 / (p.C * taps))
-    filters = -(-p.F // lanes) * read / p.OW * (1 + turned)
+    filters = -(-p.F // lanes) * (1 + turned)
     image = 1, p.OH, p.OW
     return CLEARLY * filters < min(costs(p.F, image, image, (p.reach(0), p.reach(1)), lanes))
-
-
-def _between(p: Product) -> int:
-    """Pixels of a row of the strip behind those that outputs begin at."""
-    return max(1, -(-((p.KW - 1) * p.dilation[1] + 1) // p.stride[1])) - 1
-
-
-def _pixels_of_row(p: Product, columns: int) -> int:
-    """Pixels that are computed for so many outputs: their register tiles, or all there are of a row."""
-    read: int = rows_read.py_func(columns)
-    return min(read, columns + _between(p))
 
 
 def plan_products(plan: Plan, products: list[Product], skips: bool = False) -> Plan:
@@ -173,7 +170,7 @@ def plan_products(plan: Plan, products: list[Product], skips: bool = False) -> P
     for p, b in zip(products, blocks, strict=True):
         launches += channels_last.launches(p, b, lanes)
         panels = max(panels, channels_last.panel_elements(p, lanes))
-    scratch = max(b.scratch for b in blocks)
+    scratch = max(b.scratch(dtype.itemsize) for b in blocks)
     parallel = enough_work(plan.geometry, dtype)
     program = Program(launches, plan.arrays, {"panels": panels}, scratch, dtype, parallel)
     b = blocks[-1]  # the first one may be that of the zeros

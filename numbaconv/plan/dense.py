@@ -22,10 +22,8 @@ from ..geometry import LAYOUTS
 from ..kernels import tiling
 from ..kernels.launch import Address
 from ..kernels.problem import Part, Product
-from ..kernels.product import rows_read
-from ..kernels.rows import inside
 from . import channels_last, direct, winograd
-from .base import Axes, Plan, Strides, contiguous, nchw, round_up, upright
+from .base import Axes, Plan, Strides, contiguous, nchw, rectangle, round_up, upright
 
 # Costs, in the time of a multiply-add of vectors: of a row of pixels that is copied, or added to y, and of each vector
 # of it; with channels together, of a vector of a pixel that is copied, and of one that is added.
@@ -35,15 +33,6 @@ ROW, VECTOR, COPY_LAST, ADD_LAST, TURN = 10, 14, 15, 22, 30
 FEW_PRODUCTS, FAR, SURE = 0.9, 16, 0.9
 # A batch whose blocks are as large as any: the choice, and the bits, are those of an image in every batch.
 ENDLESS = 1 << 20
-
-
-def rectangle(p: Product, tap: tuple[int, int]) -> tuple[range, range]:
-    """Rows and columns of the outputs that read a pixel of x with a tap."""
-    rows, columns = (
-        range(*inside.py_func(p.offset[i] + tap[i] * p.dilation[i], p.stride[i], seen, outputs))
-        for i, (seen, outputs) in enumerate(((p.H, p.OH), (p.W, p.OW)))
-    )
-    return rows, columns
 
 
 def corner(p: Product, tap: tuple[int, int]) -> tuple[int, int]:
@@ -166,23 +155,13 @@ def _cost_by_pixels(p: Product, dtype: np.dtype) -> float:
 
 
 def _cost_by_filters(p: Product, plan: Plan, skips: bool) -> float:
-    """What an image costs with filters in the vector; infinite if it cannot skip what it should."""
+    """What an image costs with filters in the vector."""
     lanes, p = tiling.lanes(plan.dtype.itemsize), upright(p)
     copy, write = (TURN, TURN) if plan.axes == LAYOUTS["NCHW"] else (COPY_LAST, ADD_LAST)
     b = channels_last.block(p, plan.dtype, 1, skips)
     vectors, blocks = -(-p.F // lanes), -(-p.OH // b.rows) * -(-p.OW // b.columns)
     if b.flat:
         return float(p.OH * p.OW * vectors * (p.C + write))
-    row: int = rows_read.py_func(b.columns) if b.by_rows or b.joined else b.row
-    pixels = blocks * b.rows * row * p.KH * p.KW
-    if b.skips:
-        rows = sum(len(rectangle(p, (kh, 0))[0]) for kh in range(p.KH))
-        of_row = row * p.KW
-        if p.dilation[1] != 1 and b.columns == p.OW:
-            of_row = sum(rows_read.py_func(len(rectangle(p, (0, kw))[1])) for kw in range(p.KW))
-        pixels = rows * of_row * blocks * b.rows // p.OH
-    elif skips and p.C > 0:  # the taps of an output are one product
-        return inf
-    cost = float(pixels * vectors * p.C)
-    cost += blocks * copy * p.phases(0) * (b.rows + p.reach(0)) * b.row * p.stride[1] * -(-p.C // lanes)
-    return cost + write * p.OH * p.OW * vectors
+    cost = channels_last.products(p, b) * vectors
+    copied = channels_last.seen(p, 0, b.rows) * channels_last.seen(p, 1, b.columns)
+    return cost + blocks * copy * copied * -(-p.C // lanes) + write * p.OH * p.OW * vectors

@@ -17,7 +17,7 @@ from ..kernels.gemm import vectors_of_tile
 from ..kernels.launch import Address, Launch, Program
 from ..kernels.problem import Product, forward_problem
 from . import dense, winograd, winograd_blocks
-from .base import PIECES, SHARES_BYTES, Axes, Plan, Strides, enough_work, round_up
+from .base import PIECES, SHARES_BYTES, Axes, Plan, Strides, enough_work, rectangle, round_up
 from .direct import register_tile
 from .weight_grad_blocks import (
     FAR_BYTES,
@@ -205,7 +205,7 @@ def _by_taps(plan: Plan, whole: _Sums, x: Strides, y: Strides, start: int, w: St
         return None
     parts = []
     for tap in np.ndindex(g.KH, g.KW):
-        rows, columns = dense.rectangle(p, tap)
+        rows, columns = rectangle(p, tap)
         part = _one_tap(g, 0, 1, 1)  # a tap that sees nothing gets the zeros of an empty batch
         to = {"x": 0, "dy": 0}
         if rows and columns:
