@@ -158,9 +158,9 @@ def plan_input_grad(
     x, y = nchw(x, axes), nchw(y, axes)
     if depthwise.fits(plan) and (one_to_one := depthwise.plan_pass(plan, x, y, start, w, None)):
         return one_to_one
-    if by_columns := columns.plan_pass(plan, y, start, w, x):
-        return by_columns
     products = list(input_grad.products(g, y, start, w, x, accumulate))
+    if by_columns := columns.plan_pass(plan, y, start, w, x, products):
+        return by_columns
     return _plan_products(plan, products)
 
 

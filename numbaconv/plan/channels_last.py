@@ -21,9 +21,8 @@ from .direct import costs
 SUMS_BYTES = 192 * 1024
 # Channels of a row of taps from which it is a product of its own: its part of the weight then fills half of L1.
 LONG_ROW = 128
-# Turning an element of x or y, in multiply-adds of vectors, and how much cheaper the nest has to seem in NCHW: 8>32@12
-# 5x5 takes 6% longer in it and seems 14% cheaper.
-TURNED, CLEARLY = 0.3, 1.2
+# Turning an element of x or y, in multiply-adds of vectors, and how much cheaper the nest has to seem in NCHW.
+TURNED, CLEARLY = 0.3, 1.1
 # What a product costs besides its multiply-adds: a vector of sums on its way to a register tile and back, and a pixel
 # that is listed.
 TILE, LISTED = 4, 1
@@ -36,8 +35,8 @@ def fits(axes: Axes, p: Product, dtype: np.dtype) -> bool:
 
     In NHWC where those of a group fill three quarters of their vectors, or where a 1 x 1 kernel reads x where it lies.
     In NCHW where few channels at a stride beyond 2 are brought side by side faster than their columns are sorted by
-    phase (3>64@224 11x11/4: 144 against 130 GF/s) and filters fill three quarters of their tiles. And where few
-    channels have rows that fill register tiles better than they do vectors (6>16@14 5x5: 29% faster).
+    phase (3>64@224 11x11/4: 144 against 130 GF/s) and filters fill three quarters of their tiles. And where filters
+    fill vectors better than rows of pixels do (266>15@6 3x3 takes 0.6 of the time).
     """
     lanes, p = tiling.lanes(dtype.itemsize), upright(p)
     if axes == LAYOUTS["NHWC"]:
@@ -150,9 +149,10 @@ def _joined(p: Product) -> bool:
 
 
 def _short_rows(p: Product, lanes: int) -> bool:
-    """Whether all taps of few channels, turned, are multiplied in clearly fewer vectors than rows of pixels are."""
+    """Whether pixels, turned, are multiplied in clearly fewer vectors of filters than rows of pixels fill."""
     taps = p.KH * p.KW
-    if taps <= 1 or p.C == 0 or not _joined(p) or p.OW % lanes == 0 or 4 * p.F < 3 * round_up(p.F, lanes):
+    strided = p.part is not None and p.part.every[1] > 1  # whose outputs would be written one by one
+    if taps <= 1 or p.C == 0 or p.OW % lanes == 0 or strided:
         return False
     turned = TURNED * lanes * (prod(p.stride) / (p.F * taps) + 1 / (p.C * taps))
     filters = -(-p.F // lanes) * (1 + turned)

@@ -11,7 +11,8 @@ from ..geometry import LAYOUTS, Geometry
 from ..kernels import input_grad, input_grad_columns, tiling
 from ..kernels.input_grad_columns import Blocking
 from ..kernels.launch import Address, Program
-from . import winograd
+from ..kernels.problem import Product
+from . import dense, winograd
 from .base import Axes, Plan, Strides, enough_work, even_blocks, pieces_of_output, round_up
 from .direct import COPY_COST, odd_lines, register_tile
 
@@ -30,6 +31,8 @@ COPY_LAST, WRITE_LAST = 15, 22
 FILL, FILL_LAST = 8, 16
 # The share of the time of phases from which on columns are expected to be faster: the costs are right to about 20%.
 SURE = 0.95
+# The same of filters in the vector without padding: where those seem to take 0.6 to 0.87 of the time, it is 0.9 of it.
+LIKELY = 1.1
 # A product of one or two rows has few sums at a time, and waits for each.
 FEW_ROWS = 8 / 3
 # Rows of `a` that make copying dy cheap.
@@ -39,8 +42,11 @@ MOST_OUTPUTS, FEW_OUTPUTS = 64 * 1024, 2 * tiling.NC_BYTES
 MAPS_BYTES, STRIP_BYTES = tiling.PANEL_BYTES // 4, tiling.PANEL_BYTES * 5 // 4
 
 
-def plan_pass(plan: Plan, y: Strides, start: int, w: Strides, x: Strides) -> Plan | None:
-    """Plan of dx by columns; None where other ways are expected to be faster, from the shape and the layout alone."""
+def plan_pass(plan: Plan, y: Strides, start: int, w: Strides, x: Strides, products: list[Product]) -> Plan | None:
+    """Plan of dx by columns; None where other ways are expected to be faster, from the shape and the layout alone.
+
+    `products` are the dense problems of all phases.
+    """
     g, dtype = plan.geometry, plan.dtype
     C, F, taps = g.C // g.groups, g.F // g.groups, g.KH * g.KW
     nothing = min(g.N, C, F, g.H, g.W, g.OH, g.OW, taps) == 0
@@ -52,7 +58,10 @@ def plan_pass(plan: Plan, y: Strides, start: int, w: Strides, x: Strides) -> Pla
         return None
     # The choice decides the order of a sum, which depends on the shape of an image alone.
     usual = _blocks(replace(g, N=1 << 20), dtype.itemsize, 1)
-    if usual is None or not _pays(g, plan.axes, dtype, usual):
+    if usual is None:
+        return None
+    cost = _by_columns(g, plan.axes, dtype, usual)
+    if cost > min(SURE * _by_phases(g, plan.axes, dtype), LIKELY * dense.cost_in_nest(plan, products)):
         return None
     b = _blocks(g, dtype.itemsize, plan.threads)
     assert b is not None  # as many rows and filters as those
@@ -112,11 +121,6 @@ def _map_extents(g: Geometry) -> tuple[int, int, int]:
     reach, wide = (((k - 1) * d // s) for k, d, s in zip((g.KH, g.KW), g.dilation, g.stride, strict=True))
     tail = max(reach, -(-(g.H + g.padding[0]) // g.stride[0]) - g.OH)
     return reach, tail, max(g.OW + wide, -(-(g.W + g.padding[2]) // g.stride[1]))
-
-
-def _pays(g: Geometry, axes: Axes, dtype: np.dtype, b: Blocking) -> bool:
-    """Whether columns are expected to be faster than the dense problems of all phases."""
-    return _by_columns(g, axes, dtype, b) < SURE * _by_phases(g, axes, dtype)
 
 
 def _by_columns(g: Geometry, axes: Axes, dtype: np.dtype, b: Blocking) -> float:

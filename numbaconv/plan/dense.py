@@ -28,6 +28,8 @@ from .base import Axes, Plan, Strides, contiguous, nchw, rectangle, round_up, up
 # Costs, in the time of a multiply-add of vectors: of a row of pixels that is copied, or added to y, and of each vector
 # of it; with channels together, of a vector of a pixel that is copied, and of one that is added.
 ROW, VECTOR, COPY_LAST, ADD_LAST, TURN = 10, 14, 15, 22, 30
+# Of an element that is written alone, as those of dx at a stride are.
+ALONE = 4
 # Most of the products that may be left, unless taps reach so far, in outputs; and the share of the time from which on
 # taps are expected to be faster.
 FEW_PRODUCTS, FAR, SURE = 0.9, 16, 0.9
@@ -54,26 +56,36 @@ def may_pay(p: Product) -> bool:
     return max(p.reach(0), p.reach(1)) >= FAR or products_left(p) <= FEW_PRODUCTS
 
 
+def _has_choice(plan: Plan, products: list[Product]) -> bool:
+    """Whether products may be left out, and there are enough of them."""
+    p = max(products, key=lambda p: p.KH * p.KW * p.C)
+    return plan.algorithm == "direct" and not plan.accumulate and p.KH * p.KW * p.C > 0 and may_pay(p)
+
+
+def cost_in_nest(plan: Plan, products: list[Product]) -> float:
+    """What an image of a group costs with filters in the vector and without padding; inf if there is no choice."""
+    if plan.axes == LAYOUTS["HWCN"] or not _has_choice(plan, products):
+        return inf
+    return _cost(plan, products, skips=True)
+
+
 def without_padding(plan: Plan, products: list[Product]) -> Plan | None:
     """Plan of y or dx without products with the padding, where it is expected to be faster.
 
-    From the layout and the shape alone: tap by tap, or tap by tap in the nest with filters in the vector.
+    From the layout and the shape alone: tap by tap, or in the nest with filters in the vector.
     """
-    p = max(products, key=lambda p: p.KH * p.KW * p.C)
-    if plan.algorithm != "direct" or plan.accumulate or p.KH * p.KW * p.C == 0 or not may_pay(p):
+    if not _has_choice(plan, products):
         return None
+    in_nest, by_taps, apart = cost_in_nest(plan, products), inf, []
     # Sums of sums have less rounding than the bound of Winograd's, 3 times direct's, has room for.
-    if winograd.bounds(plan.name, plan.geometry, plan.dtype, plan.axes):
-        return None
-    apart = [q for p in products for q in (_taps_of(p) if p.C > 0 else [p])]
-    by_taps = _cost(plan, apart)
-    in_nest = inf if plan.axes == LAYOUTS["HWCN"] else _cost(plan, products, skips=True)
+    if not winograd.bounds(plan.name, plan.geometry, plan.dtype, plan.axes):
+        apart = [q for p in products for q in (_taps_of(p) if p.C > 0 else [p])]
+        by_taps = _cost(plan, apart)
     if min(by_taps, in_nest) > SURE * _cost(plan, products):
         return None
     if SURE * in_nest < by_taps:
-        return channels_last.plan_products(
-            replace(plan, reason=f"{plan.reason}; padding skipped"), products, skips=True
-        )
+        reason = f"{plan.reason}; padding skipped"
+        return channels_last.plan_products(replace(plan, reason=reason), products, skips=True)
     return plan_products(replace(plan, reason=f"{plan.reason}; tap by tap"), apart)
 
 
@@ -150,14 +162,22 @@ def _cost_by_pixels(p: Product, dtype: np.dtype) -> float:
     rows, columns = b.rows + reach[0], (b.columns + reach[1]) * b.batch
     read = ROW * p.phases(1) + VECTOR * p.stride[1] * -(-columns // lanes)
     cost += p.phases(0) * p.C * b.images * rows * read
-    cost += p.F * b.images * b.rows * (ROW + VECTOR * -(-b.columns * b.batch // lanes))
+    columns = b.columns * b.batch
+    cost += p.F * b.images * b.rows * (ALONE * columns if _apart(p) else ROW + VECTOR * -(-columns // lanes))
     return cost * -(-p.OH // b.rows) * -(-p.OW // b.columns) / (b.images * b.batch)
+
+
+def _apart(p: Product) -> bool:
+    """Whether the outputs are pixels at a stride, one phase of those of dx."""
+    return p.part is not None and p.part.taps != p.part.every and p.part.every[1] > 1
 
 
 def _cost_by_filters(p: Product, plan: Plan, skips: bool) -> float:
     """What an image costs with filters in the vector."""
     lanes, p = tiling.lanes(plan.dtype.itemsize), upright(p)
-    copy, write = (TURN, TURN) if plan.axes == LAYOUTS["NCHW"] else (COPY_LAST, ADD_LAST)
+    copy, write = (COPY_LAST, ADD_LAST)
+    if plan.axes == LAYOUTS["NCHW"]:
+        copy, write = TURN, ALONE * lanes if _apart(p) else TURN
     b = channels_last.block(p, plan.dtype, 1, skips)
     vectors, blocks = -(-p.F // lanes), -(-p.OH // b.rows) * -(-p.OW // b.columns)
     if b.flat:
