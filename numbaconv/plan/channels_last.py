@@ -11,7 +11,6 @@ import numpy as np
 from ..geometry import LAYOUTS
 from ..kernels import channels_last, tiling
 from ..kernels.launch import Program
-from ..kernels.pixels import MERGED
 from ..kernels.problem import Product
 from ..kernels.product import rows_read
 from .base import Axes, Plan, enough_work, even_blocks, pieces_of_output, rectangle, round_up, upright
@@ -21,8 +20,12 @@ from .direct import costs
 SUMS_BYTES = 192 * 1024
 # Channels of a row of taps from which it is a product of its own: its part of the weight then fills half of L1.
 LONG_ROW = 128
-# Turning an element of x or y, in multiply-adds of vectors, and how much cheaper the nest has to seem in NCHW.
-TURNED, CLEARLY = 0.3, 1.1
+# In NCHW, in multiply-adds of vectors: of turning a vector of x and one of y, where filters are in the vector, and of
+# copying one of x and writing one of y, where pixels are. Fitted to 130 random layers on Zen 4: what they choose takes
+# 2% longer than the faster of both would, if filters have to seem clearly faster.
+TURN_X, TURN_Y, COPY_X, WRITE_Y, CLEARLY = 5, 14, 8, 8, 1.07
+# Of packing a vector of the weight, which so many images share: the batch may not change what is chosen.
+PACK, SHARED = 8, 4
 # What a product costs besides its multiply-adds: a vector of sums on its way to a register tile and back, and a pixel
 # that is listed.
 TILE, LISTED = 4, 1
@@ -34,19 +37,15 @@ def fits(axes: Axes, p: Product, dtype: np.dtype) -> bool:
     """Whether filters go to the vector, from the layout and the shape alone.
 
     In NHWC where those of a group fill three quarters of their vectors, or where a 1 x 1 kernel reads x where it lies.
-    In NCHW where few channels at a stride beyond 2 are brought side by side faster than their columns are sorted by
-    phase (3>64@224 11x11/4: 144 against 130 GF/s) and filters fill three quarters of their tiles. And where filters
-    fill vectors better than rows of pixels do (266>15@6 3x3 takes 0.6 of the time).
+    In NCHW where they fill vectors better than rows of pixels do (266>15@6 3x3 takes 0.6 of the time), or few of them
+    are not worth sorting columns by phase (8>16@90 3x3/2 takes 0.75).
     """
     lanes, p = tiling.lanes(dtype.itemsize), upright(p)
     if axes == LAYOUTS["NHWC"]:
         enough = (4 if p.groups == 1 else 2) * p.F >= lanes
         once = enough and p.KH == p.KW == 1 and p.stride == (1, 1)
         return once or 4 * p.F >= 3 * round_up(p.F, lanes)
-    if axes == LAYOUTS["NCHW"] and _short_rows(p, lanes):
-        return True
-    few = axes == LAYOUTS["NCHW"] and p.C <= MERGED and min(p.stride) > 2
-    return few and 4 * p.F >= 3 * round_up(p.F, tiling.FILTERS_VECTORS * lanes)
+    return axes == LAYOUTS["NCHW"] and _fill_better(p, lanes)
 
 
 def block(p: Product, dtype: np.dtype, threads: int, skips: bool = False) -> channels_last.Blocking:
@@ -148,16 +147,22 @@ def _joined(p: Product) -> bool:
     return 0 in (p.KH, p.C) or p.KW * p.C < LONG_ROW and (p.KW <= 1 or p.dilation[1] == 1)
 
 
-def _short_rows(p: Product, lanes: int) -> bool:
-    """Whether pixels, turned, are multiplied in clearly fewer vectors of filters than rows of pixels fill."""
+def _fill_better(p: Product, lanes: int) -> bool:
+    """Whether pixels, turned, are multiplied in clearly less time with filters in the vector than with pixels there."""
     taps = p.KH * p.KW
     strided = p.part is not None and p.part.every[1] > 1  # whose outputs would be written one by one
-    if taps <= 1 or p.C == 0 or p.OW % lanes == 0 or strided:
+    if taps <= 1 or p.C == 0 or strided:
         return False
-    turned = TURNED * lanes * (prod(p.stride) / (p.F * taps) + 1 / (p.C * taps))
-    filters = -(-p.F // lanes) * (1 + turned)
-    image = 1, p.OH, p.OW
-    return CLEARLY * filters < min(costs(p.F, image, image, (p.reach(0), p.reach(1)), lanes))
+    # All for a pixel, tap and channel.
+    read, sums, vectors = prod(p.stride) / (lanes * taps), p.C * taps, -(-p.F // lanes)
+    by_filters = vectors + vectors * TURN_Y / sums + TURN_X * read * round_up(p.C, lanes // 2) / p.C
+    by_filters += vectors * (PACK / (SHARED * p.OH * p.OW) + (0 if _joined(p) else TILE / LONG_ROW))
+    reach = p.reach(0), p.reach(1)
+    row, run = p.OW + reach[1], p.OH * p.OW if reach[1] == 0 else p.OW
+    block = max(1, tiling.NC_BYTES * lanes // tiling.VECTOR_BYTES // (p.OH * p.OW)), p.OH, p.OW
+    by_pixels = min(costs(p.F, block, block, reach, lanes)) + COPY_X * read * round_up(row, lanes) / row
+    by_pixels += WRITE_Y * p.F * -(-run // lanes) / run / sums
+    return CLEARLY * by_filters < by_pixels
 
 
 def plan_products(plan: Plan, products: list[Product], skips: bool = False) -> Plan:
