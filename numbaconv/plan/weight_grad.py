@@ -69,12 +69,10 @@ def _best_vector(
     """
     by_winograd = winograd.bounds("weight gradient", g, dtype, axes)
     lanes = tiling.lanes(dtype.itemsize)
-    if by_winograd and g.N * g.OH * g.OW < LEAST_PIXELS:
-        return "channels", _cost_of_channels(g, dtype, axes, lanes)
     if _better_swapped(p, axes, dtype.itemsize):
         g = replace(g, C=g.F, F=g.C)
     costs = {"channels": CLEARLY * _cost_of_channels(g, dtype, axes, lanes)}
-    if has_room(by_pixels, p, dtype):
+    if has_room(by_pixels, p, dtype) and not (by_winograd and g.N * g.OH * g.OW < LEAST_PIXELS):
         costs["pixels"] = _cost_of_pixels(p, by_pixels, axes, lanes)
     # 6 points round more than 3 times what sums of FILTERS_DEPTH do.
     rounds_more = by_winograd and winograd_blocks.grad_variant(g) + g.KH > 5
