@@ -129,6 +129,23 @@ def test_input_gradient_goes_by_columns():
             assert ("by columns" in str(plans.input_grad)) == found
 
 
+def test_filters_go_to_the_vector_where_they_fill_it_better():
+    """Small maps and few filters at a stride, whatever the batch; not maps whose rows fill vectors."""
+    for layout, C, H, weight, options, found in (
+        ("NCHW", 266, 6, (15, 266, 3, 3), {"padding": 1}, True),
+        ("NCHW", 150, 7, (45, 150, 5, 5), {"padding": 2}, True),
+        ("NCHW", 8, 90, (16, 8, 3, 3), {"stride": 2}, True),
+        ("NCHW", 128, 28, (128, 128, 3, 3), {"padding": 1}, False),
+        ("NCHW", 64, 7, (64, 64, 1, 1), {}, False),
+        ("NHWC", 128, 28, (128, 128, 3, 3), {"padding": 1}, True),
+        ("HWCN", 150, 7, (45, 150, 5, 5), {"padding": 2}, False),
+    ):
+        for N in (1, 64):
+            shape = in_layout(layout, N, C, H, H)
+            plans = numbaconv.explain(shape, weight, layout=layout, algorithm="direct", **options)
+            assert ("filters in the vector" in str(plans.forward)) == found, (shape, weight)
+
+
 def test_one_share_of_the_weight_gradient_stays_in_scratch():
     """Its sums are not written to memory that is read again to turn them."""
     plans = numbaconv.explain((4, 512, 14, 14), (512, 512, 3, 3), stride=2, padding=1, algorithm="direct")

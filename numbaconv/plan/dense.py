@@ -6,7 +6,7 @@ that read a pixel are a rectangle. Two ways compute no others:
 - Tap by tap: on its rectangle a tap is a 1 x 1 kernel, whose result is added to what other taps left. x is copied, and
   y read and written, once for each tap; dw has sums of its own for each.
 - In the nest with filters in the vector, which goes from tap to tap, and whose sums stay in scratch: rows of outputs
-  that a tap of theirs has no use for are left out, and columns where taps lie apart.
+  that a tap of theirs has no use for are left out, and columns where that pays.
 """
 
 from __future__ import annotations
