@@ -56,3 +56,14 @@ def test_an_accumulated_dx_is_one_addition():
     dx = numbaconv.conv2d_input_grad(dy.astype(np.float64), weight.astype(np.float64), out.shape, **options)
     numbaconv.conv2d_input_grad(dy, weight, out.shape, out=out, accumulate=True, **options)
     assert np.abs(out - (dx + 2.0**24)).max() <= 1.5
+
+
+@each_layout
+def test_an_accumulated_dx_that_no_output_reads(layout):
+    """The only row of dy looks at the padding: `out` stays as it is."""
+    case = Case("no_phase", 1, 2, 2, 5, 37, 1, 2, stride=4, padding=((2, 0), (0, 2)))
+    dy, weight = np.ones(case.output_shape(layout), np.float32), np.ones(case.weight_shape, np.float32)
+    out = np.full(case.input_shape(layout), 3, np.float32)
+    options = case.options() | {"layout": layout, "algorithm": "direct"}
+    numbaconv.conv2d_input_grad(dy, weight, out.shape, out=out, accumulate=True, **options)
+    assert (out == 3).all()

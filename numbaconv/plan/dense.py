@@ -58,8 +58,10 @@ def may_pay(p: Product) -> bool:
 
 def _has_choice(plan: Plan, products: list[Product]) -> bool:
     """Whether products may be left out, and there are enough of them."""
+    if plan.algorithm != "direct" or plan.accumulate or not products:  # dx that no output reads has none
+        return False
     p = max(products, key=lambda p: p.KH * p.KW * p.C)
-    return plan.algorithm == "direct" and not plan.accumulate and p.KH * p.KW * p.C > 0 and may_pay(p)
+    return p.KH * p.KW * p.C > 0 and may_pay(p)
 
 
 def cost_in_nest(plan: Plan, products: list[Product]) -> float:
