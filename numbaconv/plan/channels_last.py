@@ -131,6 +131,11 @@ def products(p: Product, b: channels_last.Blocking) -> float:
     return _of_taps(p, b.taps, b.skips)
 
 
+def packing(p: Product) -> float:
+    """What packing the weight of a vector of filters costs an image."""
+    return PACK * p.KH * p.KW * p.C / SHARED
+
+
 def _of_taps(p: Product, at_once: int, skips: bool) -> float:
     """The same where so many taps of a row are one product; `skips`: of the outputs that they read a pixel for."""
     cost = 0.0
@@ -156,7 +161,7 @@ def _fill_better(p: Product, lanes: int) -> bool:
     # All for a pixel, tap and channel.
     read, sums, vectors = prod(p.stride) / (lanes * taps), p.C * taps, -(-p.F // lanes)
     by_filters = vectors + vectors * TURN_Y / sums + TURN_X * read * round_up(p.C, lanes // 2) / p.C
-    by_filters += vectors * (PACK / (SHARED * p.OH * p.OW) + (0 if _joined(p) else TILE / LONG_ROW))
+    by_filters += vectors * (packing(p) / (sums * p.OH * p.OW) + (0 if _joined(p) else TILE / LONG_ROW))
     reach = p.reach(0), p.reach(1)
     row, run = p.OW + reach[1], p.OH * p.OW if reach[1] == 0 else p.OW
     block = max(1, tiling.NC_BYTES * lanes // tiling.VECTOR_BYTES // (p.OH * p.OW)), p.OH, p.OW

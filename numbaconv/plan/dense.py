@@ -184,6 +184,6 @@ def _cost_by_filters(p: Product, plan: Plan, skips: bool) -> float:
     vectors, blocks = -(-p.F // lanes), -(-p.OH // b.rows) * -(-p.OW // b.columns)
     if b.flat:
         return float(p.OH * p.OW * vectors * (p.C + write))
-    cost = channels_last.products(p, b) * vectors
+    cost = channels_last.products(p, b) * vectors + channels_last.packing(p) * vectors
     copied = channels_last.seen(p, 0, b.rows) * channels_last.seen(p, 1, b.columns)
     return cost + blocks * copy * copied * -(-p.C // lanes) + write * p.OH * p.OW * vectors
