@@ -189,6 +189,8 @@ PADDED = (
     Case("taps_of_nothing", 4, 49, 6, 7, 50, 3, 3, padding=9, dilation=9),
     Case("no_tap_of_all", 3, 50, 9, 10, 51, 4, 2, padding=((9, 9), (5, 2)), dilation=(6, 7)),
     Case("phases_of_nothing", 2, 39, 8, 3, 35, 4, 5, stride=2, padding=(0, 5), dilation=(2, 3)),
+    Case("columns_apart", 3, 70, 12, 11, 40, 3, 4, dilation=(1, 2)),
+    Case("columns_apart_deep", 2, 210, 9, 9, 33, 2, 3, dilation=2),
     Case("taps_apart_grouped", 3, 96, 9, 10, 96, 3, 3, padding=7, dilation=7, groups=2),
 )
 
@@ -221,8 +223,6 @@ BLOCKS = (
     Case("blocks_few_rows", 1, 37, 45, 51, 3, 1, 1),
     Case("blocks_small_maps", 7, 150, 7, 6, 45, 3, 3, padding=1),
     Case("blocks_small_maps_strided", 5, 18, 15, 13, 20, 3, 3, stride=2),
-    Case("blocks_taps_apart", 3, 70, 12, 11, 40, 3, 4, dilation=(1, 2)),
-    Case("blocks_taps_apart_deep", 2, 210, 9, 9, 33, 2, 3, dilation=2),
     Case("blocks_deep_3x3", 1, 131, 7, 7, 37, 3, 3, padding=1),
     Case("blocks_depth", 1, 101, 21, 22, 11, 3, 3, padding=1),
     Case("blocks_filters", 1, 7, 9, 9, 270, 3, 3, padding=1),

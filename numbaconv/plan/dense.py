@@ -58,7 +58,7 @@ def may_pay(p: Product) -> bool:
 
 def _has_choice(plan: Plan, products: list[Product]) -> bool:
     """Whether products may be left out, and there are enough of them."""
-    if plan.algorithm != "direct" or plan.accumulate or not products:  # dx that no output reads has none
+    if plan.algorithm != "direct" or not products:  # dx that no output reads has none
         return False
     p = max(products, key=lambda p: p.KH * p.KW * p.C)
     return p.KH * p.KW * p.C > 0 and may_pay(p)
@@ -74,7 +74,8 @@ def cost_in_nest(plan: Plan, products: list[Product]) -> float:
 def without_padding(plan: Plan, products: list[Product]) -> Plan | None:
     """Plan of y or dx without products with the padding, where it is expected to be faster.
 
-    From the layout and the shape alone: tap by tap, or in the nest with filters in the vector.
+    From the layout and the shape alone: tap by tap, or in the nest with filters in the vector, where adding to dx is one
+    addition.
     """
     if not _has_choice(plan, products):
         return None
@@ -88,7 +89,7 @@ def without_padding(plan: Plan, products: list[Product]) -> Plan | None:
     if SURE * in_nest < by_taps:
         reason = f"{plan.reason}; padding skipped"
         return channels_last.plan_products(replace(plan, reason=reason), products, skips=True)
-    return plan_products(replace(plan, reason=f"{plan.reason}; tap by tap"), apart)
+    return None if plan.accumulate else plan_products(replace(plan, reason=f"{plan.reason}; tap by tap"), apart)
 
 
 def plan_products(plan: Plan, products: list[Product]) -> Plan:
@@ -134,7 +135,7 @@ def _of_tap(p: Product, tap: tuple[int, int], add: bool) -> Product:
 
 def _cost(plan: Plan, products: list[Product], skips: bool = False) -> float:
     """What an image of a group costs."""
-    products = [_usual(plan, p) for p in products]
+    products = [_usual(plan, p) for p in products if p.C > 0]  # without what an added dx does not write, its zeros
     if skips or all(channels_last.fits(plan.axes, p, plan.dtype) for p in products):
         return sum(_cost_by_filters(p, plan, skips) for p in products)
     return sum(_cost_by_pixels(p, plan.dtype) for p in products)
