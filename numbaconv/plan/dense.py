@@ -74,8 +74,8 @@ def cost_in_nest(plan: Plan, products: list[Product]) -> float:
 def without_padding(plan: Plan, products: list[Product]) -> Plan | None:
     """Plan of y or dx without products with the padding, where it is expected to be faster.
 
-    From the layout and the shape alone: tap by tap, or in the nest with filters in the vector, where adding to dx is one
-    addition.
+    From the layout and the shape alone: tap by tap, or in the nest with filters in the vector. There, adding to dx is
+    one addition.
     """
     if not _has_choice(plan, products):
         return None
