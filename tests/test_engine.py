@@ -131,6 +131,8 @@ def test_input_gradient_goes_by_columns():
 
 def test_filters_go_to_the_vector_where_they_fill_it_better():
     """Small maps and few filters at a stride, whatever the batch; not maps whose rows fill vectors."""
+    if tiling.lanes(4) < 8:
+        pytest.skip("vectors of 4 are soon full")
     for layout, C, H, weight, options, found in (
         ("NCHW", 266, 6, (15, 266, 3, 3), {"padding": 1}, True),
         ("NCHW", 150, 7, (45, 150, 5, 5), {"padding": 2}, True),
