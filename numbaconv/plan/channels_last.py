@@ -152,11 +152,15 @@ def _joined(p: Product) -> bool:
     return 0 in (p.KH, p.C) or p.KW * p.C < LONG_ROW and (p.KW <= 1 or p.dilation[1] == 1)
 
 
+def written_apart(p: Product) -> bool:
+    """Whether the outputs are pixels at a stride, one phase of those of dx, which are written one by one."""
+    return p.part is not None and p.part.taps != p.part.every and p.part.every[1] > 1
+
+
 def _fill_better(p: Product, lanes: int) -> bool:
     """Whether pixels, turned, are multiplied in clearly less time with filters in the vector than with pixels there."""
     taps = p.KH * p.KW
-    strided = p.part is not None and p.part.every[1] > 1  # whose outputs would be written one by one
-    if taps <= 1 or p.C == 0 or strided:
+    if taps <= 1 or p.C == 0 or written_apart(p):
         return False
     # All for a pixel, tap and channel.
     read, sums, vectors = prod(p.stride) / (lanes * taps), p.C * taps, -(-p.F // lanes)

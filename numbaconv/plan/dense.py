@@ -166,25 +166,25 @@ def _cost_by_pixels(p: Product, dtype: np.dtype) -> float:
     read = ROW * p.phases(1) + VECTOR * p.stride[1] * -(-columns // lanes)
     cost += p.phases(0) * p.C * b.images * rows * read
     columns = b.columns * b.batch
-    cost += p.F * b.images * b.rows * (ALONE * columns if _apart(p) else ROW + VECTOR * -(-columns // lanes))
+    cost += (
+        p.F
+        * b.images
+        * b.rows
+        * (ALONE * columns if channels_last.written_apart(p) else ROW + VECTOR * -(-columns // lanes))
+    )
     return cost * -(-p.OH // b.rows) * -(-p.OW // b.columns) / (b.images * b.batch)
-
-
-def _apart(p: Product) -> bool:
-    """Whether the outputs are pixels at a stride, one phase of those of dx."""
-    return p.part is not None and p.part.taps != p.part.every and p.part.every[1] > 1
 
 
 def _cost_by_filters(p: Product, plan: Plan, skips: bool) -> float:
     """What an image costs with filters in the vector."""
     lanes, p = tiling.lanes(plan.dtype.itemsize), upright(p)
-    copy, write = (COPY_LAST, ADD_LAST)
+    copy, write = COPY_LAST, ADD_LAST
     if plan.axes == LAYOUTS["NCHW"]:
-        copy, write = TURN, ALONE * lanes if _apart(p) else TURN
+        copy, write = TURN, ALONE * lanes if channels_last.written_apart(p) else TURN
     b = channels_last.block(p, plan.dtype, 1, skips)
     vectors, blocks = -(-p.F // lanes), -(-p.OH // b.rows) * -(-p.OW // b.columns)
     if b.flat:
         return float(p.OH * p.OW * vectors * (p.C + write))
-    cost = channels_last.products(p, b) * vectors + channels_last.packing(p) * vectors
+    cost = (channels_last.products(p, b) + channels_last.packing(p)) * vectors
     copied = channels_last.seen(p, 0, b.rows) * channels_last.seen(p, 1, b.columns)
     return cost + blocks * copy * copied * -(-p.C // lanes) + write * p.OH * p.OW * vectors
