@@ -157,7 +157,7 @@ class NestKernel:
         """The address of its machine code, compiled or loaded on first use."""
         function = self._compiled.get(dtype)
         if function is None:
-            with compiling(self.level):  # several first calls at once: one compiles
+            with compiling(self.level, vectorize=False):  # several first calls at once: one compiles
                 function = self._compiled.get(dtype)
                 if function is None:
                     kinds = (types.CPointer(NUMBA_DTYPES[dtype]), types.CPointer(types.int64), types.int64)
