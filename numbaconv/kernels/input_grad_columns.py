@@ -213,17 +213,20 @@ def pack_apart(panel, places, weight, w_f, w_c, w_kh, w_kw, KH, KW, filters, fir
 def add_column(maps, plane, row, column, images, OH, OW):
     """maps[n * plane + oh * row + ow] += column[(n * OH + oh) * OW + ow]"""
     lanes = lanes_of(maps)
-    # From row to row, or from image to image where a vector of the next row reaches into the one just stored, and would
-    # have to wait for it.
-    by_rows = row >= lanes
-    outer, inner = (images, OH) if by_rows else (OH, images)
-    outer_step, inner_step = (plane, row) if by_rows else (row, plane)
-    outer_source, inner_source = (OH * OW, OW) if by_rows else (OW, OH * OW)
+    # A vector that reaches into the one just stored would have to wait for it: not from row to row where rows are
+    # shorter than vectors, but from image to image, or over some rows to the next one.
+    gap = (lanes + row - 1) // row
+    by_images = gap > 1 and images * gap > OH
+    outer, inner, several = (OH, images, 1) if by_images else (images, OH, gap)
+    outer_step, inner_step = (row, plane) if by_images else (plane, row)
+    outer_source, inner_source = (OW, OH * OW) if by_images else (OH * OW, OW)
     for ow in range(0, OW, lanes):  # all rows of a stretch of columns have one mask
         count = min(lanes, OW - ow)
         for i in range(outer):
-            out, source = moved(maps, i * outer_step + ow), moved(column, i * outer_source + ow)
-            for _ in range(inner):
-                total = vector_add(vector_load_first(out, 0, count), vector_load_first(source, 0, count))
-                vector_store_first(out, 0, total, count)
-                out, source = moved(out, inner_step), moved(source, inner_source)
+            for first in range(several):
+                out = moved(maps, i * outer_step + first * inner_step + ow)
+                source = moved(column, i * outer_source + first * inner_source + ow)
+                for _ in range(first, inner, several):
+                    total = vector_add(vector_load_first(out, 0, count), vector_load_first(source, 0, count))
+                    vector_store_first(out, 0, total, count)
+                    out, source = moved(out, several * inner_step), moved(source, several * inner_source)
