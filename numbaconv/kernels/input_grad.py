@@ -65,7 +65,7 @@ def dense(
     F, C = g.F // g.groups, g.C // g.groups
     w_f, w_c, w_kh, w_kw = w_strides
     return Product(
-        x="dy",
+        x=Address("dy"),
         x_strides=y_strides,
         H=g.OH,
         W=g.OW,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import gcd
 
 from ..geometry import Geometry
@@ -37,7 +37,7 @@ class Product:
     (n, f, h, w). C and F are those of one group. Output pixel (oh, ow) reads row oh * stride + offset + kh * dilation.
     """
 
-    x: str
+    x: Address
     x_strides: tuple[int, int, int, int]
     H: int
     W: int
@@ -63,7 +63,7 @@ class Product:
 
     def arguments(self) -> dict[str, int | Address]:
         """The problem as the arguments of a kernel, by name."""
-        values: dict[str, int | Address] = {"x": Address(self.x), "weight": self.weight, "y": self.y}
+        values: dict[str, int | Address] = {"x": self.x, "weight": self.weight, "y": self.y}
         values |= {"bias": 0 if self.bias is None else Address(self.bias), "bias_f": self.bias_step}
         values |= dict(zip(("x_n", "x_c", "x_h", "x_w"), self.x_strides, strict=True))
         values |= dict(zip(("w_group", "w_row", "w_channel", "w_kh", "w_kw"), self.w_strides, strict=True))
@@ -75,6 +75,13 @@ class Product:
         for name, axis in (("h", 0), ("w", 1)):
             values |= {f"phases_{name}": self.phases(axis), f"reach_{name}": self.reach(axis)}
         return values
+
+    def of_images(self, first: int, count: int) -> Product:
+        """The problem of some images alone."""
+        x, y = self.x, self.y
+        x = Address(x.name, x.offset + first * self.x_strides[0])
+        y = Address(y.name, y.offset + first * self.y_strides[0])
+        return replace(self, x=x, y=y, N=count)
 
     @property
     def pointwise(self) -> bool:
@@ -106,7 +113,7 @@ def forward_problem(
     """The problem of a forward pass, from the arrays and their strides; `bias` is a stride, or None."""
     F, w = g.F // g.groups, weight[1]
     return Product(
-        x=x[0],
+        x=Address(x[0]),
         x_strides=x[1],
         H=g.H,
         W=g.W,

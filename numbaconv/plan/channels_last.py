@@ -13,7 +13,7 @@ from ..kernels import channels_last, tiling
 from ..kernels.launch import Program
 from ..kernels.problem import Product
 from ..kernels.product import rows_read
-from .base import Axes, Plan, enough_work, even_blocks, pieces_of_output, rectangle, round_up, upright
+from .base import Axes, Plan, by_images, enough_work, even_blocks, pieces_of_output, rectangle, round_up, upright
 from .direct import costs
 
 # The sums of a block for its MC filters.
@@ -178,7 +178,8 @@ def plan_products(plan: Plan, products: list[Product], skips: bool = False) -> P
     """Plan of dense problems that run one after the other; `skips` as in :func:`block`."""
     dtype = plan.dtype
     lanes = tiling.lanes(dtype.itemsize)
-    products = [_every_row_and_column(upright(p)) for p in products]
+    phases = len(products)
+    products = [_every_row_and_column(upright(p)) for p in by_images(plan, products)]
     blocks = [block(p, dtype, plan.threads, skips) for p in products]
     launches, panels = [], 0
     for p, b in zip(products, blocks, strict=True):
@@ -190,7 +191,7 @@ def plan_products(plan: Plan, products: list[Product], skips: bool = False) -> P
     b = blocks[-1]  # the first one may be that of the zeros
     sizes = {"filters": b.MC, "images": b.images, "rows": b.rows, "columns": b.columns}
     if plan.name != "forward":
-        sizes = {"channels": b.MC, "phases": len(products), "images": b.images, "rows": b.rows, "columns": b.columns}
+        sizes = {"channels": b.MC, "phases": phases, "images": b.images, "rows": b.rows, "columns": b.columns}
     tile = tiling.FILTERS_MR, tiling.FILTERS_VECTORS * lanes
     return replace(plan, reason=f"{plan.reason}; filters in the vector", program=program, blocks=sizes, tile=tile)
 

@@ -10,7 +10,7 @@ import numpy as np
 from ..kernels import forward, tiling, weight_panels
 from ..kernels.launch import Program
 from ..kernels.problem import Product
-from .base import Plan, are_even, enough_work, even_blocks, pieces_of_output, round_up
+from .base import Plan, are_even, by_images, enough_work, even_blocks, pieces_of_output, round_up
 
 # Filters whose multiply-adds cost as much as copying a vector from the strip to the panel, and what they cost on
 # vectors that begin anywhere: less than 1.07 (64>64@56 3x3 is 6% faster on the strip), more than 1.01 (128>128@56
@@ -228,7 +228,8 @@ def plan_products(plan: Plan, products: list[Product]) -> Plan:
     """Plan of dense problems that run one after the other."""
     g, dtype = plan.geometry, plan.dtype
     parallel = enough_work(g, dtype)
-    products = [_flat(p) for p in products]
+    phases = len(products)
+    products = [_flat(p) for p in by_images(plan, products)]
     blockings = [block_forward(p, dtype, plan.threads) for p in products]
     # The parts of a kernel are packed together, all or none.
     packed = any(b.packed for b in blockings)
@@ -240,7 +241,7 @@ def plan_products(plan: Plan, products: list[Product]) -> Plan:
     b = blockings[-1]  # the first one may be that of the zeros
     blocks = {"filters": b.MC, "channels": b.KC}
     if plan.name != "forward":
-        blocks = {"channels": b.MC, "filters": b.KC, "phases": len(products)}
+        blocks = {"channels": b.MC, "filters": b.KC, "phases": phases}
     blocks |= {"images": b.images * b.batch, "rows": b.rows, "columns": b.columns}
     return replace(plan, program=program, blocks=blocks, tile=register_tile(dtype))
 
