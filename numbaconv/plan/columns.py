@@ -16,15 +16,16 @@ from . import dense, winograd
 from .base import Axes, Plan, Strides, enough_work, even_blocks, pieces_of_output, round_up
 from .direct import COPY_COST, odd_lines, register_tile
 
-# Costs, all in the time of a multiply-add of vectors, fitted to 350 random layers on Zen 5; the choice they make takes
-# 2 to 3% longer than the faster of both would.
+# Costs, all in the time of a multiply-add of vectors, fitted to 350 random layers on Zen 5, and what a phase costs to
+# 120 on Zen 4, half of them of groups; the choice they make takes 2 to 4% longer than the faster of both would.
 # Of a row of pixels that is added to a map, and of each vector of it; of a panel's row of the weight; of each map, and
 # of clearing a vector of it; of writing a row of dx, a vector that is merged from maps, a pixel that is turned.
 ADD_ROW, ADD, PACK, MAP, CLEAR, WRITE_ROW, MERGE, WRITE_TURNED = 3, 9, 16, 12, 2, 75, 10, 8
 # Of copying a vector of dy, and of turning one.
 COPY, TURN = 12, 22
-# By phases: of a multiply-add on a strip, of a vector of it, and of writing an element alone, or a row and a vector.
-ON_STRIP, STRIP, WRITE_ALONE, WRITE_STRETCH, WRITE = 1.2, 16, 3.7, 10, 10
+# By phases: of each, with all that is done once for it, a large part of small maps' time; of a multiply-add on a strip,
+# of a vector of it, and of writing an element alone, or a row and a vector.
+PHASE, ON_STRIP, STRIP, WRITE_ALONE, WRITE_STRETCH, WRITE = 1200, 1.2, 16, 3.7, 10, 10
 # In channels-last arrays, of copying a vector of dy, and of writing a pixel's vector.
 COPY_LAST, WRITE_LAST = 15, 22
 # Of filling pixels that no output reads.
@@ -146,7 +147,7 @@ def _by_phases(g: Geometry, axes: Axes, dtype: np.dtype) -> float:
     last = axes == LAYOUTS["NHWC"] and C > 1
     vertical = list(input_grad.phases(g.H, g.KH, g.stride[0], g.dilation[0], g.padding[0]))
     horizontal = list(input_grad.phases(g.W, g.KW, g.stride[1], g.dilation[1], g.padding[2]))
-    cost = 0.0
+    cost = float(PHASE * len(vertical) * len(horizontal))
     for v, u in product(vertical, horizontal):
         pixels = v.extent * u.extent
         if last:
