@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,8 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
+# Cache lines, and arrays that begin with one: smaller ones are not worth a microsecond.
+LINE_BYTES, LARGE_BYTES = 64, 1 << 16
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 
@@ -49,6 +52,21 @@ def as_activation(name: str, value: Any) -> Array:
     return as_array(name, value, 4, "those of the layout")
 
 
+def new_array(shape: tuple[int, ...], dtype: np.dtype) -> Array:
+    """An array to write to; a large one begins with a cache line, where NumPy's begin 16 bytes behind one.
+
+    Vectors as long as a line then are not parts of two, here and as the input of what comes next: depthwise 64@56 in
+    NHWC takes 0.77 of the time.
+    """
+    size = math.prod(shape) * dtype.itemsize
+    if size < LARGE_BYTES:
+        return np.empty(shape, dtype)
+    memory = np.empty(size + LINE_BYTES, np.uint8)
+    start = -memory.ctypes.data % LINE_BYTES
+    array: Array = memory[start : start + size].view(dtype).reshape(shape)
+    return array
+
+
 def addressable(array: Array) -> bool:
     """Whether every element lies a whole number of elements from an aligned start.
 
@@ -76,7 +94,7 @@ def as_output(
     if out is None:
         if accumulate:
             raise ValueError("accumulate=True needs out, the array to add to; got out=None")
-        return np.empty(shape, dtype)
+        return new_array(shape, dtype)
     if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
         raise TypeError(f"out must be a numpy.ndarray, got {type(out).__name__}")
     if out.dtype != dtype or not out.dtype.isnative:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 
-from .arrays import Array, as_activation, as_array, as_bool, as_output, finished
+from .arrays import Array, as_activation, as_array, as_bool, as_output, finished, new_array
 from .calls import Known, key_of, known_calls, remember
 from .geometry import (
     LAYOUTS,
@@ -105,7 +104,7 @@ def conv2d(
     options = (stride, padding, dilation, groups, layout, flip, algorithm)
     key = key_of("y", x, weight, bias, None, options) if out is None else None
     if key is not None and (known := known_calls.get(key)):
-        y = np.empty(known.shape, known.dtype)
+        y = new_array(known.shape, known.dtype)
         if known.plan.run(x, weight, bias, y):
             return y
     inputs = {"x": x, "weight": weight, "bias": bias}
@@ -185,7 +184,7 @@ def conv2d_input_grad(
     options = (stride, padding, dilation, groups, layout, flip, algorithm)
     key = key_of("dx", dy, weight, None, input_shape, options) if out is None else None
     if key is not None and not accumulate and (known := known_calls.get(key)):
-        dx = np.empty(known.shape, known.dtype)
+        dx = new_array(known.shape, known.dtype)
         if known.plan.run(dy, weight, None, dx):
             return dx
     inputs = {"dy": dy, "weight": weight}
@@ -260,7 +259,7 @@ def conv2d_weight_grad(
     options = (stride, padding, dilation, groups, layout, flip, algorithm)
     key = key_of("dw", x, dy, None, kernel_size, options) if out is None else None
     if key is not None and not accumulate and (known := known_calls.get(key)):
-        dw = np.empty(known.shape, known.dtype)
+        dw = new_array(known.shape, known.dtype)
         if known.plan.run(x, dy, None, dw):
             return dw
     inputs = {"x": x, "dy": dy}

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import numbaconv
+from numbaconv.kernels.tiling import FAR_BYTES
 
 from .cases import (
     COMMON,
@@ -178,6 +179,7 @@ GROWTH = """
 import gc, threading
 import numpy as np
 import numbaconv
+from numbaconv.kernels.tiling import FAR_BYTES
 from tests import parallel
 from tests.arrays import VARIANTS
 from tests.cases import ALGORITHMS, LAYOUTS, MEMORY, PASSES
@@ -230,3 +232,30 @@ def test_ten_thousand_calls_do_not_grow():
     kibibytes, threads = map(int, run_python(GROWTH, NUMBA_NUM_THREADS="2", NUMBA_THREADING_LAYER="workqueue").split())
     assert kibibytes < 4096
     assert threads <= 0
+
+
+@each_layout
+@pytest.mark.parametrize("bias", (False, True))
+def test_an_output_that_no_cache_holds(layout, bias):
+    """Written around the caches where vectors begin with it: the same bits as elsewhere, and nothing beside it."""
+    rng = np.random.default_rng(0)
+    N, C, F, H, W = 2, 3, 64, 256, 272
+    x = rng.standard_normal(in_layout(layout, N, C, H, W), np.float32)
+    weight = rng.standard_normal((F, C, 3, 3), np.float32)
+    bias = rng.standard_normal(F, np.float32) if bias else None
+    shape = in_layout(layout, N, F, H, W)
+    line = 16
+    memory = np.full(np.prod(shape) + 4 * line, np.nan, np.float32)
+    first = -memory.ctypes.data % 64 // 4 + line
+    results = []
+    for offset in (0, 4):
+        memory[:] = np.nan
+        y = memory[first + offset :][: np.prod(shape)].reshape(shape)
+        assert y.nbytes > FAR_BYTES and y.ctypes.data % 64 == 4 * offset
+        numbaconv.conv2d(x, weight, bias, padding=1, layout=layout, algorithm="direct", out=y)
+        assert np.isnan(memory[: first + offset]).all() and np.isnan(memory[first + offset + y.size :]).all()
+        results.append(y.copy())
+    assert_same_bits(*results)
+    y = numbaconv.conv2d(x, weight, bias, padding=1, layout=layout, algorithm="direct")
+    assert y.ctypes.data % 64 == 0
+    assert_same_bits(y, results[0])

@@ -32,9 +32,10 @@ from .jit import helper, inner
 from .launch import Address, Launch, NestKernel
 from .pixels import pack_pixels, unpack_pixels
 from .problem import Product
-from .product import ADD, BIASED, CONTINUE, FRESH, product
-from .rows import clear, inside, prefetch_run
+from .product import ADD, AROUND, BIASED, CONTINUE, FRESH, product
+from .rows import clear, in_lines, inside, is_far, prefetch_run
 from .simd import (
+    fence,
     integers,
     lanes_of,
     load,
@@ -54,9 +55,9 @@ MR = tiling.FILTERS_MR
 # Products of a sum that are added in order. Those beyond them are added as sums of KC of their own: with half as many
 # in order, Winograd's algorithm would have 3 times the rounding of 2048>64 3x3.
 IN_ORDER = 2 * tiling.DEPTH
-# Products of a sum that take less time than its way to memory where there are so many elements of y that caches do not
-# hold them, and pixels that are asked for then: 3>64@224 3x3 takes a third less time.
-FEW_PRODUCTS, FAR, ASKED = 48, 8 << 20, 4 * MR
+# Products of a sum that take less time than its way to memory where caches do not hold y, and pixels that are asked for
+# then: 3>60@224 3x3 takes a third less time. Where pixels are whole cache lines, they are written around the caches.
+FEW_PRODUCTS, ASKED = 48, 4 * MR
 
 
 @dataclass(frozen=True)
@@ -146,10 +147,12 @@ def channels_last(scratch, arguments, worker):
     taps = KH * KW
     b_block = C * taps * lanes
     start = BIASED if bias_address != 0 else FRESH
-    far = not flat and taps * C <= FEW_PRODUCTS and pixels * groups * F >= FAR
+    far = is_far(pixels * groups * F, y)
     while True:
         piece = claim(arguments, worker)
         if piece >= groups * f_blocks * blocks:
+            if far:
+                fence()
             return 0
         group_block, block = divmod(piece, blocks)
         if groups > 1 and x_c == 1:
@@ -168,14 +171,17 @@ def channels_last(scratch, arguments, worker):
         if flat:
             n, oh, ow, depth_n, height = 0, 0, 0, 1, 1
             here = block * columns
+            begin_of_y = here * y_w
             width = min(columns, pixels - here)
-            source, out = moved(source, here * x_w), moved(out, here * y_w)
+            source = moved(source, here * x_w)
         else:
             rest, block_w = divmod(block, blocks_w)
             block_n, block_h = divmod(rest, blocks_h)
             n, oh, ow = block_n * images, block_h * rows, block_w * columns
             depth_n, height, width = min(images, N - n), min(rows, OH - oh), min(columns, OW - ow)
-            source, out = moved(source, n * x_n), moved(out, n * y_n + oh * y_h + ow * y_w)
+            begin_of_y = n * y_n + oh * y_h + ow * y_w
+            source = moved(source, n * x_n)
+        out = moved(out, begin_of_y)
         strip_rows = (height - 1) * stride_h + max(0, KH - 1) * dilation_h + 1
         strip_columns = (width - 1) * stride_w + max(0, KW - 1) * dilation_w + 1
         count = depth_n * height * width
@@ -184,7 +190,11 @@ def channels_last(scratch, arguments, worker):
         one_run = (height == 1 or y_h == width * y_w) and (depth_n == 1 or y_n == height * y_h)
         follows = one_run and filters == y_w and vectors * lanes <= 2 * filters and taps * C <= KC
         whole = (flat or joined) and y_f == 1 and not accumulate and (not reaches or follows)
+        steps = filters, y_w, y_h if height > 1 else 0, y_n if depth_n > 1 else 0
+        around = far and whole and taps * C <= KC and in_lines(y_address, y, first + begin_of_y, steps)
+        asked = far and whole and not (flat or around) and taps * C <= FEW_PRODUCTS
         of_sums = height * width * pitch, width * pitch, pitch
+        start_here = start + (AROUND if around else 0)
         begin, summed, listed_for = start, 0, (-1, -1, -1, -1, -1)
         for c in range(0, max(C, 1), CB):
             channels = min(CB, C - c)
@@ -201,8 +211,8 @@ def channels_last(scratch, arguments, worker):
                 pixel, step = (source, x_c) if flat else (strip, 1)
                 last = min(count, MR) if whole and reaches else 0  # which no others follow
                 multiply_pixels(
-                    count - last, whole and far, vectors, taps * C, KC, KW * C, pixel, read, dilation_h * line, step,
-                    b, b_block, out if whole else sums, written, start, stage,
+                    count - last, asked, vectors, taps * C, KC, KW * C, pixel, read, dilation_h * line, step,
+                    b, b_block, out if whole else sums, written, start_here, stage,
                 )  # fmt: skip
                 if last > 0:
                     list_pixels(written, 1, 0, 1, 0, last, of_sums)

@@ -65,6 +65,12 @@ def emit_store(builder, value, pointer, offset, vector):
     builder.store(value, at(builder, pointer, offset, vector), align=item_bytes(vector))
 
 
+def emit_store_around(builder, value, pointer, offset, vector):
+    """The same around the caches, which do not read the line before. A whole vector's address."""
+    item = builder.store(value, at(builder, pointer, offset, vector), align=tiling.VECTOR_BYTES)
+    item.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(I32, 1)]))
+
+
 def emit_broadcast(builder, scalar, vector):
     undefined = ir.Constant(vector_of(vector), ir.Undefined)
     first = builder.insert_element(undefined, scalar, ir.Constant(I32, 0))

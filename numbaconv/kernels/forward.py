@@ -28,12 +28,13 @@ from dataclasses import dataclass
 from math import prod
 
 from . import tiling
-from .gemm import ADD, BIASED, EXACT_ROWS, FRESH, multiply_panel
+from .gemm import ADD, AROUND, BIASED, EXACT_ROWS, FRESH, multiply_panel
 from .jit import helper
 from .launch import Address, Launch, NestKernel
 from .packing import add_bias, compress_taps, pack_strip, place_of_tap, unpack_sums
 from .problem import Product
-from .simd import integers, lanes_of, moved, pointer, store_integer, unpacked
+from .rows import in_lines, is_far
+from .simd import fence, integers, lanes_of, moved, pointer, store_integer, unpacked
 from .weight_panels import pack_filters_side_by_side, pack_weight_panel, packing, panel_elements
 from .work import claim
 
@@ -149,9 +150,12 @@ def forward(scratch, arguments, worker):
     a_pitch = C * taps * MR
     group_pitch = (F + MR - 1) // MR * a_pitch
     table_of = -1, -1, -1
+    far = is_far(N * groups * F * OH * OW, y)
     while True:
         piece = claim(arguments, worker)
         if piece >= groups * f_blocks * blocks:
+            if far:
+                fence()
             return 0
         group_block, block = divmod(piece, blocks)
         if groups > 1 and x_c == 1:
@@ -185,6 +189,8 @@ def forward(scratch, arguments, worker):
         if depth == 1 and sum_columns == width and (height == 1 or y_h == width):
             runs, run = 1, count
         in_place = C <= KC and y_w == together == 1 and run % lanes == 0 and ow + width <= OW and not accumulate
+        steps = y_f, run, y_h if runs > 1 else 0, y_n if runs > 1 else 0
+        around = far and in_place and in_lines(y_address, y, n * y_n + oh * y_h + ow, steps)
         f = f_block * MC
         filters = min(MC, F - f)
         first = group * F + f
@@ -237,7 +243,7 @@ def forward(scratch, arguments, worker):
                 whole = in_place and rows_of_a == MR
                 if whole:
                     total, total_pitch = moved(y, n * y_n + (first + r) * y_f + oh * y_h + ow), y_f
-                    mode = FRESH if bias_address == 0 else BIASED
+                    mode = (FRESH if bias_address == 0 else BIASED) + (AROUND if around else 0)
                 for v in range(runs if whole else 1):
                     image, h = divmod(v, height)
                     multiply_panel(

@@ -14,12 +14,23 @@ computes and c has no use for never meets another one.
 from . import tiling
 from .jit import helper, inner, named
 from .simd import lanes_of, load_integer, moved
-from .tiles import multiples, tile_add, tile_add_column, tile_multiply_add, tile_store, tile_zero, walked
+from .tiles import (
+    multiples,
+    tile_add,
+    tile_add_column,
+    tile_multiply_add,
+    tile_store,
+    tile_store_around,
+    tile_zero,
+    walked,
+)
 
 MR = tiling.MR
 VECTORS = tiling.VECTORS
-# What becomes of a tile: c += tile, c = tile, c[r, i] = tile[r, i] + bias[r * bias_step].
+# What becomes of a tile: c += tile, c = tile, c[r, i] = tile[r, i] + bias[r * bias_step]. AROUND on top of one of the
+# last two: around the caches.
 ADD, FRESH, BIASED = range(3)
+AROUND = 4
 
 
 def make_micro_kernel(rows, vectors):
@@ -44,9 +55,12 @@ def make_micro_kernel(rows, vectors):
         if mode == ADD:
             tile_add(c, c_pitch, lanes, tile)
         else:
-            if mode == BIASED:
+            if mode % AROUND == BIASED:
                 tile = tile_add_column(tile, bias, bias_step)
-            tile_store(c, c_pitch, lanes, tile)
+            if mode < AROUND:
+                tile_store(c, c_pitch, lanes, tile)
+            else:
+                tile_store_around(c, c_pitch, lanes, tile)
 
     return micro_kernel
 

@@ -6,15 +6,27 @@ Rows of a and of c are at one distance, `a_rows` and `c_rows`, or begin where th
 runs over k in order, in one accumulator, whatever tile it falls into.
 
 It starts from 0 (FRESH), or from bias[i] (BIASED, which alone reads it), or from what c holds (CONTINUE), or from 0 and
-is added to c at the end (ADD): rounding errors of sums of sums grow more slowly with the number of terms.
+is added to c at the end (ADD): rounding errors of sums of sums grow more slowly with the number of terms. With AROUND
+on top it is stored around the caches.
 """
 
 from . import tiling
 from .jit import helper, inner, named
 from .simd import lanes_of, moved
-from .tiles import first_rows, from_row, multiples, tile_add, tile_load, tile_multiply_add, tile_store, tile_zero
+from .tiles import (
+    first_rows,
+    from_row,
+    multiples,
+    tile_add,
+    tile_load,
+    tile_multiply_add,
+    tile_store,
+    tile_store_around,
+    tile_zero,
+)
 
 FRESH, BIASED, CONTINUE, ADD = range(4)
+AROUND = 4
 
 MR = tiling.FILTERS_MR
 VECTORS = tiling.FILTERS_VECTORS
@@ -30,7 +42,7 @@ def make_micro_kernel(rows, vectors):
         tile = tile_zero(c, rows, vectors)
         if mode == CONTINUE:
             tile = tile_load(c, c_rows, c_block, rows, vectors)
-        elif mode == BIASED:
+        elif mode % AROUND == BIASED:
             tile = tile_load(bias, 0, lanes, rows, vectors)
         rows_of_a, columns_of_b = first_rows(a_rows, rows), multiples(b_block, vectors)
         for start in range(0, depth, width):
@@ -42,8 +54,10 @@ def make_micro_kernel(rows, vectors):
             a = moved(a, a_block)
         if mode == ADD:
             tile_add(c, c_rows, c_block, tile)
-        else:
+        elif mode < AROUND:
             tile_store(c, c_rows, c_block, tile)
+        else:
+            tile_store_around(c, c_rows, c_block, tile)
 
     return micro_kernel
 

@@ -25,6 +25,7 @@ from .simd import (
 from .turning import transpose_block
 
 MR = tiling.MR
+FAR_BYTES = tiling.FAR_BYTES
 # Vectors of a cache line.
 LINE_VECTORS = 64 // tiling.VECTOR_BYTES
 # Channels of the weight that are asked for before they are packed, where they are far apart and the core does not look
@@ -240,6 +241,22 @@ def pack_rows(line, rows, source, step):
         store(line, r, load(source, r * step))
     for r in range(rows, MR):
         store(line, r, zero_of(line))
+
+
+@helper
+def is_far(elements, p):
+    """Whether so many elements, as p has them, are more than caches hold."""
+    return elements * 64 >= FAR_BYTES * LINE_VECTORS * lanes_of(p)
+
+
+@helper
+def in_lines(address, p, start, steps):
+    """Whether element `start` at the address, as p has them, begins a cache line, and all `steps` are whole lines."""
+    line = LINE_VECTORS * lanes_of(p)
+    whole = (address + start * (64 // line)) % 64 == 0
+    for step in steps:
+        whole = whole and step % line == 0
+    return whole
 
 
 @helper

@@ -61,6 +61,17 @@ def prefetch(typingctx, p, offset):
     return types.void(p, types.int64), generate
 
 
+@intrinsic
+def fence(typingctx):
+    """What was stored before, around the caches too, is there for all threads before what is stored after it."""
+
+    def generate(context, builder, signature, args):
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
 @intrinsic(prefer_literal=True)
 def unpacked(typingctx, p, count):
     """(p[0], ..., p[count - 1]) of int64."""

@@ -17,6 +17,7 @@ from .emit import (
     emit_masked_load,
     emit_multiply_add,
     emit_store,
+    emit_store_around,
     emit_sums,
     hidden,
     vector_of,
@@ -259,14 +260,29 @@ def tile_add(typingctx, c, c_rows, vector_pitch, tile):
     return types.void(c, type_of_rows(c_rows), types.int64, tile), generate
 
 
+def store_tile(emit, context, builder, tile, args):
+    """Store the vectors of a tile, each by `emit`."""
+    for i, offset in tile_offsets(builder, tile, args[1], args[2]):
+        emit(builder, builder.extract_value(args[3], i), args[0], offset, tile.vector)
+    return context.get_dummy_value()
+
+
 @intrinsic
 def tile_store(typingctx, c, c_rows, vector_pitch, tile):
     """the vector at v * vector_pitch of row r of c = t[r, v]"""
 
     def generate(context, builder, signature, args):
-        for i, offset in tile_offsets(builder, tile, args[1], args[2]):
-            emit_store(builder, builder.extract_value(args[3], i), args[0], offset, tile.vector)
-        return context.get_dummy_value()
+        return store_tile(emit_store, context, builder, tile, args)
+
+    return types.void(c, type_of_rows(c_rows), types.int64, tile), generate
+
+
+@intrinsic
+def tile_store_around(typingctx, c, c_rows, vector_pitch, tile):
+    """The same around the caches; all vectors begin where vectors do in a cache line. Wants a :func:`fence` at last."""
+
+    def generate(context, builder, signature, args):
+        return store_tile(emit_store_around, context, builder, tile, args)
 
     return types.void(c, type_of_rows(c_rows), types.int64, tile), generate
 

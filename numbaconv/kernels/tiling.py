@@ -49,6 +49,8 @@ NC_BYTES = 15 * 64
 PANEL_BYTES = 512 * 1024
 # A block of rows of `lanes` channels of a depthwise layer, what goes in and what comes out: an eighth of L2.
 PLANES_BYTES = 128 * 1024
+# Outputs that no cache has any more when they are read next.
+FAR_BYTES = 32 * 1024 * 1024
 # Products that a tile sums before it goes back to memory: its way there and back, 32 vectors, is then 1% of the
 # multiply-adds.
 DEPTH = 512
