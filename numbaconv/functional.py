@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-
 from .arrays import Array, as_activation, as_array, as_bool, as_output, finished, new_array
 from .calls import Known, key_of, known_calls, remember
 from .geometry import (
