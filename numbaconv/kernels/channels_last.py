@@ -32,7 +32,7 @@ from .jit import helper, inner
 from .launch import Address, Launch, NestKernel
 from .pixels import pack_pixels, unpack_pixels
 from .problem import Product
-from .product import ADD, AROUND, BIASED, CONTINUE, FRESH, product
+from .product import ADD, AROUND, ASKED, BIASED, CONTINUE, FRESH, product
 from .rows import clear, in_lines, inside, is_far, prefetch_run
 from .simd import (
     fence,
@@ -57,7 +57,7 @@ MR = tiling.FILTERS_MR
 IN_ORDER = 2 * tiling.DEPTH
 # Products of a sum that take less time than its way to memory where caches do not hold y, and pixels that are asked for
 # then: 3>60@224 3x3 takes a third less time. Where pixels are whole cache lines, they are written around the caches.
-FEW_PRODUCTS, ASKED = 48, 4 * MR
+FEW_PRODUCTS, AHEAD = 48, 4 * MR
 
 
 @dataclass(frozen=True)
@@ -192,9 +192,9 @@ def channels_last(scratch, arguments, worker):
         whole = (flat or joined) and y_f == 1 and not accumulate and (not reaches or follows)
         steps = filters, y_w, y_h if height > 1 else 0, y_n if depth_n > 1 else 0
         around = far and whole and taps * C <= KC and in_lines(y_address, y, first + begin_of_y, steps)
-        asked = far and whole and not (flat or around) and taps * C <= FEW_PRODUCTS
+        ahead = far and whole and not (flat or around) and taps * C <= FEW_PRODUCTS
         of_sums = height * width * pitch, width * pitch, pitch
-        start_here = start + (AROUND if around else 0)
+        start_here = start + (AROUND if around else ASKED if whole else 0)
         begin, summed, listed_for = start, 0, (-1, -1, -1, -1, -1)
         for c in range(0, max(C, 1), CB):
             channels = min(CB, C - c)
@@ -211,7 +211,7 @@ def channels_last(scratch, arguments, worker):
                 pixel, step = (source, x_c) if flat else (strip, 1)
                 last = min(count, MR) if whole and reaches else 0  # which no others follow
                 multiply_pixels(
-                    count - last, asked, vectors, taps * C, KC, KW * C, pixel, read, dilation_h * line, step,
+                    count - last, ahead, vectors, taps * C, KC, KW * C, pixel, read, dilation_h * line, step,
                     b, b_block, out if whole else sums, written, start_here, stage,
                 )  # fmt: skip
                 if last > 0:
@@ -282,10 +282,10 @@ def multiply_pixels(
     If `ask`, the next pixels of c are asked for ahead.
     """
     lanes = lanes_of(c)
-    at_once = ASKED if ask else max(count, 1)
+    at_once = AHEAD if ask else max(count, 1)
     for done in range(0, count, at_once):
         rows, read, written = min(at_once, count - done), moved(a_rows, done), moved(c_rows, done)
-        for r in range(rows, min(rows + ASKED, count - done) if ask else 0):
+        for r in range(rows, min(rows + AHEAD, count - done) if ask else 0):
             prefetch_run(moved(c, load_integer(written, r)), vectors * lanes)
         for k in range(0, max(depth, 1), KC):
             product(

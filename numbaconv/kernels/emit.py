@@ -71,6 +71,14 @@ def emit_store_around(builder, value, pointer, offset, vector):
     item.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(I32, 1)]))
 
 
+def emit_prefetch(builder, pointer, offset, dtype, to_write):
+    """Ask for the cache line of an element, to be written to or read."""
+    address = builder.gep(pointer, [offset], source_etype=element(dtype))
+    signature = ir.FunctionType(ir.VoidType(), [pointer.type, I32, I32, I32])
+    function = cgutils.get_or_insert_function(builder.module, signature, "llvm.prefetch.p0")
+    builder.call(function, [address, *(ir.Constant(I32, flag) for flag in (int(to_write), 3, 1))])  # all levels, data
+
+
 def emit_broadcast(builder, scalar, vector):
     undefined = ir.Constant(vector_of(vector), ir.Undefined)
     first = builder.insert_element(undefined, scalar, ir.Constant(I32, 0))

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from math import prod
 
 from . import tiling
-from .gemm import ADD, AROUND, BIASED, EXACT_ROWS, FRESH, multiply_panel
+from .gemm import ADD, AROUND, ASKED, BIASED, EXACT_ROWS, FRESH, multiply_panel
 from .jit import helper
 from .launch import Address, Launch, NestKernel
 from .packing import add_bias, compress_taps, pack_strip, place_of_tap, unpack_sums
@@ -243,7 +243,7 @@ def forward(scratch, arguments, worker):
                 whole = in_place and rows_of_a == MR
                 if whole:
                     total, total_pitch = moved(y, n * y_n + (first + r) * y_f + oh * y_h + ow), y_f
-                    mode = (FRESH if bias_address == 0 else BIASED) + (AROUND if around else 0)
+                    mode = (FRESH if bias_address == 0 else BIASED) + (AROUND if around else ASKED)
                 for v in range(runs if whole else 1):
                     image, h = divmod(v, height)
                     multiply_panel(

@@ -18,6 +18,7 @@ from .tiles import (
     multiples,
     tile_add,
     tile_add_column,
+    tile_ask,
     tile_multiply_add,
     tile_store,
     tile_store_around,
@@ -27,10 +28,10 @@ from .tiles import (
 
 MR = tiling.MR
 VECTORS = tiling.VECTORS
-# What becomes of a tile: c += tile, c = tile, c[r, i] = tile[r, i] + bias[r * bias_step]. AROUND on top of one of the
-# last two: around the caches.
+# What becomes of a tile: c += tile, c = tile, c[r, i] = tile[r, i] + bias[r * bias_step]. On top of the last two: stored
+# AROUND the caches, or ASKED for before the products, where c is in none: 512>2048@7 1x1 takes 6% less time (dw).
 ADD, FRESH, BIASED = range(3)
-AROUND = 4
+AROUND, ASKED = 4, 8
 
 
 def make_micro_kernel(rows, vectors):
@@ -41,6 +42,8 @@ def make_micro_kernel(rows, vectors):
     def micro_kernel(depth, taps, table, a, a_row, a_step, b, b_depth, c, c_pitch, mode, bias, bias_step):
         lanes = lanes_of(c)
         tile = tile_zero(c, rows, vectors)
+        if mode >= ASKED:
+            tile_ask(c, c_pitch, lanes, tile)
         rows_of_a = multiples(a_row, rows)
         if taps == 1:  # rows at one distance: looking up each would take 10% longer
             for _ in range(depth):
@@ -57,10 +60,10 @@ def make_micro_kernel(rows, vectors):
         else:
             if mode % AROUND == BIASED:
                 tile = tile_add_column(tile, bias, bias_step)
-            if mode < AROUND:
-                tile_store(c, c_pitch, lanes, tile)
-            else:
+            if mode % ASKED >= AROUND:
                 tile_store_around(c, c_pitch, lanes, tile)
+            else:
+                tile_store(c, c_pitch, lanes, tile)
 
     return micro_kernel
 

@@ -6,8 +6,8 @@ Rows of a and of c are at one distance, `a_rows` and `c_rows`, or begin where th
 runs over k in order, in one accumulator, whatever tile it falls into.
 
 It starts from 0 (FRESH), or from bias[i] (BIASED, which alone reads it), or from what c holds (CONTINUE), or from 0 and
-is added to c at the end (ADD): rounding errors of sums of sums grow more slowly with the number of terms. With AROUND
-on top it is stored around the caches.
+is added to c at the end (ADD): rounding errors of sums of sums grow more slowly with the number of terms. On top
+of the first two, it is stored AROUND the caches, or ASKED for before the products, where c is in no cache.
 """
 
 from . import tiling
@@ -18,6 +18,7 @@ from .tiles import (
     from_row,
     multiples,
     tile_add,
+    tile_ask,
     tile_load,
     tile_multiply_add,
     tile_store,
@@ -26,7 +27,7 @@ from .tiles import (
 )
 
 FRESH, BIASED, CONTINUE, ADD = range(4)
-AROUND = 4
+AROUND, ASKED = 4, 8
 
 MR = tiling.FILTERS_MR
 VECTORS = tiling.FILTERS_VECTORS
@@ -44,6 +45,8 @@ def make_micro_kernel(rows, vectors):
             tile = tile_load(c, c_rows, c_block, rows, vectors)
         elif mode % AROUND == BIASED:
             tile = tile_load(bias, 0, lanes, rows, vectors)
+        if mode >= ASKED:
+            tile_ask(c, c_rows, c_block, tile)
         rows_of_a, columns_of_b = first_rows(a_rows, rows), multiples(b_block, vectors)
         for start in range(0, depth, width):
             column = a
@@ -54,10 +57,10 @@ def make_micro_kernel(rows, vectors):
             a = moved(a, a_block)
         if mode == ADD:
             tile_add(c, c_rows, c_block, tile)
-        elif mode < AROUND:
-            tile_store(c, c_rows, c_block, tile)
-        else:
+        elif mode % ASKED >= AROUND:
             tile_store_around(c, c_rows, c_block, tile)
+        else:
+            tile_store(c, c_rows, c_block, tile)
 
     return micro_kernel
 

@@ -5,7 +5,7 @@ element type and :mod:`.tiling`.
 """
 
 from llvmlite import ir
-from numba.core import cgutils, types
+from numba.core import types
 from numba.extending import intrinsic
 
 from .emit import (
@@ -19,6 +19,7 @@ from .emit import (
     emit_mask_between,
     emit_masked_load,
     emit_multiply_add,
+    emit_prefetch,
     emit_store,
     emit_store_first,
     vector_of,
@@ -52,10 +53,7 @@ def prefetch(typingctx, p, offset):
     """Bring the cache line of p[offset] nearer, wherever it is: nothing is read."""
 
     def generate(context, builder, signature, args):
-        address = builder.gep(args[0], [args[1]], source_etype=element(p.dtype))
-        signature = ir.FunctionType(ir.VoidType(), [args[0].type, I32, I32, I32])
-        function = cgutils.get_or_insert_function(builder.module, signature, "llvm.prefetch.p0")
-        builder.call(function, [address, *(ir.Constant(I32, flag) for flag in (0, 3, 1))])  # read, all levels, data
+        emit_prefetch(builder, args[0], args[1], p.dtype, to_write=False)
         return context.get_dummy_value()
 
     return types.void(p, types.int64), generate

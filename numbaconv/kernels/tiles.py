@@ -16,6 +16,7 @@ from .emit import (
     emit_mask,
     emit_masked_load,
     emit_multiply_add,
+    emit_prefetch,
     emit_store,
     emit_store_around,
     emit_sums,
@@ -255,6 +256,18 @@ def tile_add(typingctx, c, c_rows, vector_pitch, tile):
             totals.append((builder.fadd(before, builder.extract_value(args[3], i)), offset))
         for total, offset in totals:
             emit_store(builder, total, args[0], offset, tile.vector)
+        return context.get_dummy_value()
+
+    return types.void(c, type_of_rows(c_rows), types.int64, tile), generate
+
+
+@intrinsic
+def tile_ask(typingctx, c, c_rows, vector_pitch, tile):
+    """Ask for the cache lines that the tile will be written to: :func:`tile_store` and others then need not wait."""
+
+    def generate(context, builder, signature, args):
+        for _, offset in tile_offsets(builder, tile, args[1], args[2]):
+            emit_prefetch(builder, args[0], offset, tile.vector.dtype, to_write=True)
         return context.get_dummy_value()
 
     return types.void(c, type_of_rows(c_rows), types.int64, tile), generate

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 
 from ..geometry import Geometry
 from . import tiling
-from .gemm import ADD, FRESH, multiply_panels
+from .gemm import ADD, ASKED, FRESH, multiply_panels
 from .jit import helper
 from .launch import Address, Launch, NestKernel
 from .pixels import pack_output_grad, pack_pixels
@@ -228,7 +228,7 @@ def weight_grad(scratch, arguments, worker):
                 )  # fmt: skip
             else:
                 fill_table(table, depth, height, width, strip_rows, strip_columns, stride_h, stride_w, pitch)
-            mode = FRESH if block == first else ADD
+            mode = ADD if block != first else FRESH if own_sums > 0 else FRESH + ASKED
             source = moved(dy, n * y_n + (group * F + f) * y_f + oh * y_h + ow * y_w)
             r = 0
             while r < filters:
