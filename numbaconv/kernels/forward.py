@@ -28,13 +28,14 @@ from dataclasses import dataclass
 from math import prod
 
 from . import tiling
-from .gemm import ADD, AROUND, ASKED, BIASED, EXACT_ROWS, FRESH, multiply_panel
+from .gemm import ADD, BIASED, EXACT_ROWS, FRESH, multiply_panel
 from .jit import helper
 from .launch import Address, Launch, NestKernel
 from .packing import add_bias, compress_taps, pack_strip, place_of_tap, unpack_sums
 from .problem import Product
 from .rows import in_lines, is_far
 from .simd import fence, integers, lanes_of, moved, pointer, store_integer, unpacked
+from .tiles import AROUND, ASKED
 from .weight_panels import pack_filters_side_by_side, pack_weight_panel, packing, panel_elements
 from .work import claim
 

@@ -6,14 +6,16 @@ Rows of a and of c are at one distance, `a_rows` and `c_rows`, or begin where th
 runs over k in order, in one accumulator, whatever tile it falls into.
 
 It starts from 0 (FRESH), or from bias[i] (BIASED, which alone reads it), or from what c holds (CONTINUE), or from 0 and
-is added to c at the end (ADD): rounding errors of sums of sums grow more slowly with the number of terms. On top
-of the first two, it is stored AROUND the caches, or ASKED for before the products, where c is in no cache.
+is added to c at the end (ADD): rounding errors of sums of sums grow more slowly with the number of terms. The
+first two also AROUND or ASKED.
 """
 
 from . import tiling
 from .jit import helper, inner, named
 from .simd import lanes_of, moved
 from .tiles import (
+    AROUND,
+    ASKED,
     first_rows,
     from_row,
     multiples,
@@ -27,7 +29,6 @@ from .tiles import (
 )
 
 FRESH, BIASED, CONTINUE, ADD = range(4)
-AROUND, ASKED = 4, 8
 
 MR = tiling.FILTERS_MR
 VECTORS = tiling.FILTERS_VECTORS

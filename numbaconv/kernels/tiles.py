@@ -24,6 +24,10 @@ from .emit import (
     vector_of,
 )
 
+# On top of what becomes of a tile: it is stored around the caches, or its place is asked for before the products, where
+# no cache has it: dw of 512>2048@7 1x1 takes 6% less time.
+AROUND, ASKED = 4, 8
+
 
 class Tile(types.Type):
     """rows x vectors vectors in registers."""

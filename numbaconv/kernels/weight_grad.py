@@ -27,7 +27,7 @@ from dataclasses import dataclass
 
 from ..geometry import Geometry
 from . import tiling
-from .gemm import ADD, ASKED, FRESH, multiply_panels
+from .gemm import ADD, FRESH, multiply_panels
 from .jit import helper
 from .launch import Address, Launch, NestKernel
 from .pixels import pack_output_grad, pack_pixels
@@ -42,6 +42,7 @@ from .simd import (
     vector_store,
     vector_zero,
 )
+from .tiles import ASKED
 from .weight_grad_shares import ADD_SHARES, add_shares, adding, place_of_sums, write_taps
 from .work import claim
 
