@@ -179,7 +179,6 @@ GROWTH = """
 import gc, threading
 import numpy as np
 import numbaconv
-from numbaconv.kernels.tiling import FAR_BYTES
 from tests import parallel
 from tests.arrays import VARIANTS
 from tests.cases import ALGORITHMS, LAYOUTS, MEMORY, PASSES

@@ -166,12 +166,8 @@ def _cost_by_pixels(p: Product, dtype: np.dtype) -> float:
     read = ROW * p.phases(1) + VECTOR * p.stride[1] * -(-columns // lanes)
     cost += p.phases(0) * p.C * b.images * rows * read
     columns = b.columns * b.batch
-    cost += (
-        p.F
-        * b.images
-        * b.rows
-        * (ALONE * columns if channels_last.written_apart(p) else ROW + VECTOR * -(-columns // lanes))
-    )
+    row = ALONE * columns if channels_last.written_apart(p) else ROW + VECTOR * -(-columns // lanes)
+    cost += p.F * b.images * b.rows * row
     return cost * -(-p.OH // b.rows) * -(-p.OW // b.columns) / (b.images * b.batch)
 
 
