@@ -6,7 +6,7 @@ Solved for oh this is a forward pass over dy: oh = (h + top - kh * dilation) / s
 swapped and the dilation negative, which turns the kernel. Above stride 1 the division leaves a
 remainder for all but some taps, and which ones depends on h modulo the stride only. So dx falls into
 stride_h * stride_w phases, each a dense forward pass at stride 1 with its own taps or none, and no product
-with a zero is computed.
+with a zero is computed. :mod:`.forward` runs them one after the other, :mod:`.channels_last` together.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from math import gcd
 
 from ..geometry import Geometry
 from .launch import Address
-from .problem import Part, Product
+from .problem import Part, Pixels, Product
 
 
 @dataclass(frozen=True)
@@ -129,4 +129,5 @@ def products(
                 offset=(v.offset, u.offset),
                 dilation=(v.dilation, u.dilation),
                 part=Part((g.KH, g.KW), (v.first_tap, u.first_tap), (v.tap_step, u.tap_step)),
+                pixels=Pixels((v.start, u.start), g.stride, (g.H, g.W)),
             )

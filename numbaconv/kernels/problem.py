@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import product
 from math import gcd
 
 from ..geometry import Geometry
@@ -27,6 +28,15 @@ class Part:
         h, w = self.first
         rows_above, rows = whole_h * h + min(h, rest_h), whole_h + (h < rest_h)
         return rows_above * self.taps[1] + rows * (whole_w * w + min(w, rest_w))
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Which of `extents` rows and columns a problem's outputs are: those from `first` on, each `every`-th."""
+
+    first: tuple[int, int]
+    every: tuple[int, int]
+    extents: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -60,6 +70,8 @@ class Product:
     dilation: tuple[int, int]
     accumulate: bool
     part: Part | None = None
+    #: Where the outputs are among those of several problems that have all of them together.
+    pixels: Pixels | None = None
 
     def arguments(self) -> dict[str, int | Address]:
         """The problem as the arguments of a kernel, by name."""
@@ -100,6 +112,42 @@ class Product:
 
     def _step(self, axis: int) -> tuple[int, int]:
         return self.stride[axis], abs(self.dilation[axis])
+
+
+def together(products: list[Product]) -> tuple[Product, list[Product]]:
+    """Problems whose outputs are pixels of one array as a whole and its parts, whose taps walk forwards.
+
+    The whole sees all that the parts see of x, and has as many outputs as the largest of them. Parts without taps are
+    the pixels that no problem has, which are 0.
+    """
+    p, pixels = products[0], products[0].pixels
+    assert pixels is not None
+    every, extents, taps, offset = pixels.every, pixels.extents, [0, 0], [0, 0]
+    outputs = [-(-extent // step) for extent, step in zip(extents, every, strict=True)]
+    for axis in (0, 1):
+        reach = max(q.offset[axis] + ((q.KH, q.KW)[axis] - 1) * q.dilation[axis] for q in products)
+        offset[axis] = min(q.offset[axis] for q in products)
+        taps[axis] = -(-(reach - offset[axis]) // p.dilation[axis]) + 1
+    y_n, y_f, y_h, y_w = p.y_strides
+    y_h, y_w = y_h // every[0], y_w // every[1]
+    begin = p.y.offset - pixels.first[0] * y_h - pixels.first[1] * y_w
+    whole = replace(
+        p,
+        y=Address(p.y.name, begin),
+        y_strides=(y_n, y_f, y_h, y_w),
+        OH=outputs[0],
+        OW=outputs[1],
+        KH=taps[0],
+        KW=taps[1],
+        offset=(offset[0], offset[1]),
+        part=None,
+    )
+    parts = {q.pixels.first: q for q in products if q.pixels is not None}
+    for first in product(*(range(min(n, step)) for n, step in zip(extents, every, strict=True))):
+        OH, OW = (-(-(n - start) // step) for n, start, step in zip(extents, first, every, strict=True))
+        empty = replace(whole, OH=OH, OW=OW, KH=0, KW=0, pixels=replace(pixels, first=first))
+        parts.setdefault(first, empty)
+    return whole, [parts[first] for first in sorted(parts)]
 
 
 def forward_problem(

@@ -11,7 +11,7 @@ import numpy as np
 from ..geometry import LAYOUTS
 from ..kernels import channels_last, tiling
 from ..kernels.launch import Program
-from ..kernels.problem import Product
+from ..kernels.problem import Product, together
 from ..kernels.product import rows_read
 from .base import Axes, Plan, by_images, enough_work, even_blocks, pieces_of_output, rectangle, round_up, upright
 from .direct import costs
@@ -29,6 +29,8 @@ PACK, SHARED = 8, 4
 # What a product costs besides its multiply-adds: a vector of sums on its way to a register tile and back, and a pixel
 # that is listed.
 TILE, LISTED = 4, 1
+# Phases of dx that are one problem: more of them have few pixels each, and all are in the arguments of a launch.
+MOST_PHASES = 16
 # What a product is deep, so that its part of the weight, times a register tile, stays in L1.
 DEPTH_BYTES = 192 * 4
 
@@ -52,12 +54,16 @@ def block(p: Product, dtype: np.dtype, threads: int, skips: bool = False) -> cha
     """Blocks of one dense problem whose taps walk forwards, for so many threads; `skips`: without the padding."""
     lanes = tiling.lanes(dtype.itemsize)
     line = 64 // dtype.itemsize
-    MC = round_up(even_blocks(p.F, tiling.MC), lanes)
+    # Pixels of y for each output, those of all phases of dx: fewer filters have sums in as much memory, if they still
+    # have many products with what is packed.
+    spread = prod(p.pixels.every) if p.pixels else 1
+    most_filters = max(tiling.FILTERS_VECTORS * lanes, tiling.MC // max(1, min(spread, p.KH * p.KW)))
+    MC = round_up(even_blocks(p.F, most_filters), lanes)
     shares = p.groups * -(-p.F // MC)
-    flat = _one_run(p)
+    flat = _one_run(p) and spread == 1
     skips = skips and not flat
     joined = _joined(p) and not skips
-    most = SUMS_BYTES // dtype.itemsize // (MC if joined and not flat else tiling.MC)
+    most = max(1, SUMS_BYTES // dtype.itemsize // ((MC if joined and not flat else most_filters) * spread))
     room = tiling.PANEL_BYTES // dtype.itemsize  # for the strip
     images = rows = 1
     CB, deepest = p.C, DEPTH_BYTES // dtype.itemsize
@@ -114,7 +120,7 @@ def block(p: Product, dtype: np.dtype, threads: int, skips: bool = False) -> cha
         skips=skips,
         strip=round_up(strip(images, rows, columns), line),
         pitch=pitch,
-        sums=pixels * pitch,
+        sums=pixels * spread * pitch,
         listed=round_up(pixels + tiling.FILTERS_MR, 8),
     )
 
@@ -152,15 +158,10 @@ def _joined(p: Product) -> bool:
     return 0 in (p.KH, p.C) or p.KW * p.C < LONG_ROW and (p.KW <= 1 or p.dilation[1] == 1)
 
 
-def written_apart(p: Product) -> bool:
-    """Whether the outputs are pixels at a stride, one phase of those of dx, which are written one by one."""
-    return p.part is not None and p.part.taps != p.part.every and p.part.every[1] > 1
-
-
 def _fill_better(p: Product, lanes: int) -> bool:
     """Whether pixels, turned, are multiplied in clearly less time with filters in the vector than with pixels there."""
     taps = p.KH * p.KW
-    if taps <= 1 or p.C == 0 or written_apart(p):
+    if taps <= 1 or p.C == 0:
         return False
     # All for a pixel, tap and channel.
     read, sums, vectors = prod(p.stride) / (lanes * taps), p.C * taps, -(-p.F // lanes)
@@ -174,24 +175,38 @@ def _fill_better(p: Product, lanes: int) -> bool:
     return CLEARLY * by_filters < by_pixels
 
 
+def phases(products: list[Product]) -> list[Product]:
+    """Those of dx at a stride, whose pixels are written together: of some of the products the others write nothing."""
+    return [p for p in products if p.pixels is not None and 1 < prod(p.pixels.every) <= MOST_PHASES]
+
+
+def groups(products: list[Product]) -> list[tuple[Product, list[Product]]]:
+    """What is one problem in this nest, taps walking forwards: all phases of dx, or each of other problems."""
+    if of_dx := phases(products):
+        return [together([upright(p) for p in of_dx])]
+    return [(p, [p]) for p in (_every_row_and_column(upright(replace(p, pixels=None))) for p in products)]
+
+
 def plan_products(plan: Plan, products: list[Product], skips: bool = False) -> Plan:
     """Plan of dense problems that run one after the other; `skips` as in :func:`block`."""
     dtype = plan.dtype
     lanes = tiling.lanes(dtype.itemsize)
-    phases = len(products)
-    products = [_every_row_and_column(upright(p)) for p in by_images(plan, products)]
-    blocks = [block(p, dtype, plan.threads, skips) for p in products]
+    several = groups(products)
+    if len(several) > 1:
+        several = groups(by_images(plan, products))
+    blocks = [block(whole, dtype, plan.threads, skips) for whole, _ in several]
     launches, panels = [], 0
-    for p, b in zip(products, blocks, strict=True):
-        launches += channels_last.launches(p, b, lanes)
-        panels = max(panels, channels_last.panel_elements(p, lanes))
+    for group, b in zip(several, blocks, strict=True):
+        of_group, elements = channels_last.launches(*group, b, lanes)
+        launches += of_group
+        panels = max(panels, elements)
     scratch = max(b.scratch(dtype.itemsize) for b in blocks)
     parallel = enough_work(plan.geometry, dtype)
     program = Program(launches, plan.arrays, {"panels": panels}, scratch, dtype, parallel)
     b = blocks[-1]  # the first one may be that of the zeros
     sizes = {"filters": b.MC, "images": b.images, "rows": b.rows, "columns": b.columns}
     if plan.name != "forward":
-        sizes = {"channels": b.MC, "phases": phases, "images": b.images, "rows": b.rows, "columns": b.columns}
+        sizes = {"channels": b.MC, "phases": len(products), "images": b.images, "rows": b.rows, "columns": b.columns}
     tile = tiling.FILTERS_MR, tiling.FILTERS_VECTORS * lanes
     return replace(plan, reason=f"{plan.reason}; filters in the vector", program=program, blocks=sizes, tile=tile)
 

@@ -99,6 +99,9 @@ DIRECT, PACKING, STRIP, APART = 0.95, 1.5, 0.15, 1.25
 # The same of y at a stride; and how many times as long Winograd's dx takes at one, and how much longer dw on maps, for
 # each pixel from one of a map to the next.
 STRIDED, PHASES, SORTING = 1.1, 1.1, 0.1
+# And of each tap of each phase of dx at a stride, whose weight is sorted by phase before: 256>256@14 5x5/2 on 4 images
+# takes twice as long as direct.
+SORTED_TAP = 12
 
 
 def expected_ratio(name: str, g: Geometry, dtype: np.dtype, axes: Axes) -> float:
@@ -130,7 +133,8 @@ def expected_ratio(name: str, g: Geometry, dtype: np.dtype, axes: Axes) -> float
         work *= PHASES if phases > 1 else 1
         direct = taps * pixels * C / lanes * (DIRECT * rows + min(PACKING, STRIP * rows))
         direct *= APART if prod(s.dilation) > 1 else STRIDED if max(s.maps.stride) > 1 else 1
-    return (m + r - 1) ** 2 * phases * work / direct
+    sorting = SORTED_TAP * phases * r**2 * C * F if phases > 1 else 0
+    return ((m + r - 1) ** 2 * phases * work + sorting) / direct
 
 
 # -- programs ----------------------------------------------------------------------------------------
