@@ -176,7 +176,10 @@ def _fill_better(p: Product, lanes: int) -> bool:
 
 
 def phases(products: list[Product]) -> list[Product]:
-    """Those of dx at a stride, whose pixels are written together: of some of the products the others write nothing."""
+    """The phases of dx at a stride, which are one problem here: none where they are too many.
+
+    Not what fills the pixels that no phase has, which are parts without taps then.
+    """
     return [p for p in products if p.pixels is not None and 1 < prod(p.pixels.every) <= MOST_PHASES]
 
 
