@@ -26,6 +26,7 @@ from ..kernels import (
     weight_grad_pixels,
     weight_grad_shares,
     weight_panels,
+    weight_vectors,
 )
 from ..kernels import channels_last as channels_last_kernels
 from ..kernels import depthwise as depthwise_kernels
@@ -244,7 +245,7 @@ def kernels() -> list[tuple[str, Callable[[np.dtype], object]]]:
         weight_panels.pack_weight,
         forward.forward,
         input_grad_columns.input_grad_columns,
-        channels_last_kernels.pack_vectors,
+        weight_vectors.pack_vectors,
         channels_last_kernels.channels_last,
         weight_grad_kernels.weight_grad,
         weight_grad_shares.add_shares,

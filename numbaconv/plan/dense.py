@@ -73,15 +73,14 @@ def cost_in_nest(plan: Plan, products: list[Product]) -> float:
     inf if neither is a choice.
     """
     without = _cost_without(plan, products) if _has_choice(plan, products) else inf
-    if plan.axes == LAYOUTS["HWCN"] or not channels_last.phases(products):
+    if _never_by_filters(plan, products) or not channels_last.phases(products):
         return without
     return min(without, _cost_by_filters(plan, products, False))
 
 
 def _cost_without(plan: Plan, products: list[Product]) -> float:
     """What an image of a group costs in the nest with filters in the vector that leaves out padding."""
-    alone = plan.axes == LAYOUTS["NCHW"] and _written_apart(products) and not channels_last.phases(products)
-    return inf if plan.axes == LAYOUTS["HWCN"] or alone else _cost_by_filters(plan, products, True)
+    return inf if _never_by_filters(plan, products) else _cost_by_filters(plan, products, True)
 
 
 def without_padding(plan: Plan, products: list[Product]) -> Plan | None:
@@ -153,13 +152,19 @@ def _written_apart(products: list[Product]) -> bool:
     return any(p.pixels is not None and p.pixels.every[1] > 1 for p in products)
 
 
+def _never_by_filters(plan: Plan, products: list[Product]) -> bool:
+    """Whether filters stay out of the vector: in HWCN, and where turned pixels of dx would be written one by one."""
+    if plan.axes == LAYOUTS["NCHW"]:
+        return _written_apart(products) and not channels_last.phases(products)
+    return plan.axes == LAYOUTS["HWCN"]
+
+
 def _by_filters(plan: Plan, products: list[Product]) -> bool:
     """Whether filters go to the vector, from the layout and the shape alone."""
-    if plan.axes == LAYOUTS["NCHW"]:
-        if channels_last.phases(products):
-            return _cost_by_filters(plan, products, False) < _cost_by_pixels(plan, products)
-        if _written_apart(products):
-            return False
+    if _never_by_filters(plan, products):
+        return False
+    if plan.axes == LAYOUTS["NCHW"] and channels_last.phases(products):
+        return _cost_by_filters(plan, products, False) < _cost_by_pixels(plan, products)
     return all(channels_last.fits(plan.axes, p, plan.dtype) for p in products)
 
 
