@@ -174,6 +174,8 @@ SHAPES = (
     Case("depthwise_whole_vectors", 2, 32, 7, 12, 32, 3, 3, padding=((1, 2), (0, 1)), groups=32),
     Case("depthwise_whole_strided", 1, 32, 13, 17, 32, 3, 2, stride=(2, 3), padding=1, groups=32),
     Case("depthwise_whole_dilated", 1, 16, 9, 14, 16, 2, 3, padding=(0, 5), dilation=(3, 2), groups=16),
+    Case("depthwise_wide", 2, 80, 7, 14, 80, 3, 3, padding=1, groups=80),
+    Case("depthwise_wide_strided", 1, 80, 13, 17, 80, 5, 2, stride=(2, 3), padding=1, groups=80),
     Case("column_map", 1, 3, 40, 1, 4, 3, 1),
     Case("row_map", 1, 3, 1, 40, 4, 1, 3),
     Case("long_rows", 1, 2, 4, 150, 3, 3, 3, padding=1),

@@ -3,6 +3,8 @@
 A tile is an LLVM array of vectors, rows x vectors, which LLVM keeps in registers through an ordinary loop.
 """
 
+from functools import partial
+
 from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic, models, register_model
@@ -192,41 +194,31 @@ def tile_multiply_add(typingctx, tile, a, rows, b, columns):
 
 
 @intrinsic(prefer_literal=True)
-def tile_of(typingctx, v, rows):
-    """t[r, 0] = v for r < rows"""
-    tile = Tile(v.dtype, rows.literal_value, 1)
+def tile_add_taps(typingctx, tile, line, step, taps, pitch, count):
+    """t[r, v] += sum over k < count of vector v at line[(r + k) * step] * the vector at taps[v * pitch + k * lanes].
 
-    def generate(context, builder, signature, args):
-        value = ir.Constant(context.get_value_type(tile), ir.Undefined)
-        for r in range(tile.rows):
-            value = builder.insert_value(value, args[0], r)
-        return value
-
-    return tile(v, rows), generate
-
-
-@intrinsic(prefer_literal=True)
-def tile_add_taps(typingctx, tile, line, step, taps, count):
-    """t[r, 0] += sum over k < count of the vector at line[(r + k) * step] * the vector at taps[k * lanes], in order.
-
-    What several rows read is loaded once.
+    In order of k; what several rows read is loaded once.
     """
 
     def generate(context, builder, signature, args):
-        value, line, step, taps, _ = args
-        lanes = tile.vector.lanes
-        places = [ir.Constant(I64, k * lanes) for k in range(count.literal_value)]
-        factors = [emit_load(builder, taps, place, tile.vector) for place in places]
-        for i in range(tile.rows + len(factors) - 1):
-            pixel = emit_load(builder, line, builder.mul(step, ir.Constant(I64, i)), tile.vector)
-            for k, factor in enumerate(factors):
-                r = i - k
-                if 0 <= r < tile.rows:
-                    total = emit_multiply_add(builder, factor, pixel, builder.extract_value(value, r), tile.vector)
-                    value = builder.insert_value(value, total, r)
+        value, line, step, taps, pitch, _ = args
+        lanes, multiply_add = tile.vector.lanes, partial(emit_multiply_add, builder, vector=tile.vector)
+        for v in range(tile.vectors):
+            first, of_v = ir.Constant(I64, v * lanes), builder.mul(pitch, ir.Constant(I64, v))
+            places = [builder.add(of_v, ir.Constant(I64, k * lanes)) for k in range(count.literal_value)]
+            factors = [emit_load(builder, taps, place, tile.vector) for place in places]
+            for i in range(tile.rows + len(factors) - 1):
+                place = builder.add(first, builder.mul(step, ir.Constant(I64, i)))
+                pixel = emit_load(builder, line, place, tile.vector)
+                for k, factor in enumerate(factors):
+                    r = i - k
+                    if 0 <= r < tile.rows:
+                        index = r * tile.vectors + v
+                        total = multiply_add(factor, pixel, builder.extract_value(value, index))
+                        value = builder.insert_value(value, total, index)
         return value
 
-    return tile(tile, line, types.int64, taps, count), generate
+    return tile(tile, line, types.int64, taps, types.int64, count), generate
 
 
 @intrinsic

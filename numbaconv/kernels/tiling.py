@@ -40,6 +40,8 @@ MR, VECTORS = (8, 3) if AVX512 else (8, 2) if NEON else (6, 2)
 # Where filters are in the vector, they are often a multiple of 64: with AVX-512 6 * 4 + 4 + 1 = 29 registers, no vector
 # left over. Products that are 32 to 64 deep, as Winograd's, run at 196 to 215 GF/s.
 FILTERS_MR, FILTERS_VECTORS = (6, 4) if AVX512 else (MR, VECTORS)
+# Vectors of 4 pixels of a depthwise layer: 4 * 4 sums + 3 taps + 1 pixel of 32 registers, 4 * 2 + 3 + 1 of 16.
+CHANNEL_VECTORS = 4 if AVX512 or NEON else 2
 
 # The first level of cache, as it is with these instructions: Zen 3 and 4 have 32 KiB, Sapphire Rapids 48.
 L1_BYTES = (48 if AVX512 else 32) * 1024

@@ -134,7 +134,8 @@ def plan_pass(plan: Plan, x: Strides, y: Strides, start: int, w: Strides, bias: 
     by_3 = forward_like and g.KW % 3 == 0 and g.stride[1] == g.dilation[1]
     # In an array a vector begins anywhere, and is then parts of two lines. From a strip three taps read it once.
     in_place = x[1] == y[1] == group == 1 and not plan.accumulate
-    in_place = in_place and _sets_of_l1_suffice(g, x, dtype.itemsize, 2 if by_3 else 1)
+    # A strip of a stride's rows is several times as large as what goes out.
+    in_place = in_place and (g.stride[1] > 1 or _sets_of_l1_suffice(g, x, dtype.itemsize, 2 if by_3 else 1))
     kernels = [(depthwise.depthwise_forward if forward_like else depthwise.depthwise_input_grad, pieces)]
     if shares:
         adding = depthwise_weight_grad.add_depthwise_shares, -(-g.C // lanes)
