@@ -297,7 +297,8 @@ def depthwise_input_grad(scratch, arguments, worker):
     rows_of_places = moved(places, rows * (2 * KH * KW + 3 * turns))
     taps = moved(scratch, worker * scratch_size + place_elements(rows * (KH * KW + 2 * turns + 1), lanes))
     strip = moved(taps, (KH * KW + 1) * together)
-    clear(taps, (KH * KW + 1) * together + strip_size)  # as in the forward pass
+    # As in the forward pass; and behind the taps of a vector are the zeros that its sums start from.
+    clear(taps, (KH * KW + 1) * together + strip_size)
     sums = moved(strip, strip_size)
     c_blocks, row_blocks = (C + together - 1) // together, (H + rows - 1) // rows
     reach = (KW - 1) * dilation_w // stride_w + 1  # columns of zeros on both sides of a row of dy

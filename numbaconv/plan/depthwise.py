@@ -160,8 +160,11 @@ def plan_pass(plan: Plan, x: Strides, y: Strides, start: int, w: Strides, bias: 
 
 
 def _sets_of_l1_suffice(g: Geometry, x: Strides, itemsize: int, lines: int) -> bool:
-    """Whether what a register tile reads of channels-last x, `lines` a vector, fits the sets of L1 that it meets in."""
-    pixels = g.KH * ((depthwise.PIXELS - 1) * g.stride[1] + (g.KW - 1) * g.dilation[1] + 1)
+    """Whether what a register tile reads of channels-last x, `lines` a vector, fits the sets of L1 that it meets in.
+
+    At stride 1.
+    """
+    pixels = g.KH * (depthwise.PIXELS + (g.KW - 1) * g.dilation[1])
     return lines * pixels * gcd(x[3] * itemsize, SETS_BYTES) <= WAYS * SETS_BYTES
 
 
