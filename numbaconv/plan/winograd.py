@@ -12,6 +12,7 @@ from ..kernels import tiling, weight_grad_shares
 from ..kernels import weight_grad as direct_grad
 from ..kernels.launch import Launch, Program
 from ..kernels.problem import Product
+from ..kernels.rows import inside
 from ..kernels.winograd import forward, weight_grad
 from ..kernels.winograd.maps import Maps, split
 from .base import Axes, Plan, Strides, enough_work, round_up, upright
@@ -93,11 +94,14 @@ def bounds(name: str, g: Geometry, dtype: np.dtype, axes: Axes) -> bool:
 LAST = 0.75
 # In HWCN pixels are turned one by one.
 BATCH_LAST = 1.5
-# Direct: a multiply-add, and packing a vector of the panel or reading it from the strip, a share of the multiply-adds;
-# and how many times as long y and dx take where taps lie apart.
-DIRECT, PACKING, STRIP, APART = 0.95, 1.5, 0.15, 1.25
-# The same of y at a stride; and how many times as long Winograd's dx takes at one, and how much longer dw on maps, for
-# each pixel from one of a map to the next.
+# Direct: a multiply-add of dw; one of y and dx, and packing a vector of the panel or reading it from the strip, a share
+# of the multiply-adds, fitted to 550 random layers: what is chosen takes 1% longer than the faster of both. How many
+# times as long y and dx take where taps lie apart.
+DIRECT_GRAD, DIRECT, PACKING, STRIP, APART = 0.95, 1.12, 1.76, 0.18, 1.25
+# The time for the share of the products that are not with the padding, from 0.8 of them down, as others are left out.
+LEFT = 1.25
+# How many times as long direct takes for y at a stride; and how many times as long Winograd's dx takes at one, and how
+# much longer dw on maps, for each pixel from one of a map to the next.
 STRIDED, PHASES, SORTING = 1.1, 1.1, 0.1
 # And of each tap of each phase of dx at a stride, whose weight is sorted by phase before: 256>256@14 5x5/2 on 4 images
 # takes twice as long as direct.
@@ -121,7 +125,7 @@ def expected_ratio(name: str, g: Geometry, dtype: np.dtype, axes: Axes) -> float
         work += turning * INPUT * tiles * (CV * -(-F // grad.FB) + 0.7 * FV * -(-C // grad.CB))
         work += TRANSFORMS[r] * TAPS * grad.shares * F * CV
         work *= 1 + SORTING * g.stride[1] if not s.maps.plain else 1
-        direct = DIRECT * pixels * F * -(-C // s.maps.all * g.KW // lanes) * g.KH + 4 * pixels * (
+        direct = DIRECT_GRAD * pixels * F * -(-C // s.maps.all * g.KW // lanes) * g.KH + 4 * pixels * (
             CV * -(-F // 128) + FV * -(-C // 64)
         )
     else:
@@ -132,9 +136,21 @@ def expected_ratio(name: str, g: Geometry, dtype: np.dtype, axes: Axes) -> float
         rows = 2 if F == 1 else round_up(F, 4)
         work *= PHASES if phases > 1 else 1
         direct = taps * pixels * C / lanes * (DIRECT * rows + min(PACKING, STRIP * rows))
+        direct *= min(1, LEFT * _not_with_padding(name, g))
         direct *= APART if prod(s.dilation) > 1 else STRIDED if max(s.maps.stride) > 1 else 1
     sorting = SORTED_TAP * phases * r**2 * C * F if phases > 1 else 0
     return ((m + r - 1) ** 2 * phases * work + sorting) / direct
+
+
+def _not_with_padding(name: str, g: Geometry) -> float:
+    """The share of the products of y or dx that are not with the padding, of an axis one product at least."""
+    share = 1.0
+    axes = zip(g.weight_shape[2:], g.stride, g.dilation, g.padding[::2], (g.H, g.W), (g.OH, g.OW), strict=True)
+    for taps, stride, dilation, padding, extent, outputs in axes:
+        seen = (inside.py_func(tap * dilation - padding, stride, extent, outputs) for tap in range(taps))
+        computed = outputs if name == "forward" else extent / stride
+        share *= max(1, sum(last - first for first, last in seen)) / max(1, taps * computed)
+    return min(1.0, share)
 
 
 # -- programs ----------------------------------------------------------------------------------------
