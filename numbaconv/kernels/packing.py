@@ -15,6 +15,7 @@ from .rows import (
     inside,
     merge_run,
     place_in_planes,
+    prefetch_rows,
     prefetch_run,
     write_run,
 )
@@ -89,11 +90,15 @@ def pack_strip(
                 places, start, end = places_of(plane, step, base_w, step_w), -left, W - left
             for c in range(0, channels, block):
                 planes = moved(strip, c * pitch + (a * phases_w + b) * plane)
-                for n in range(images if ask and b == 0 and c + 1 < channels else 0):
-                    for v in range(top_row, end_row):
-                        prefetch_run(
-                            moved(x, n * x_n + (c + 1) * x_c + (h + v * stride_h) * x_h + seen), seen_end - seen
-                        )
+                if ask and b == 0:  # for what is copied next, and at first for what is copied now
+                    rows_of_c, count = moved(x, c * x_c + seen), seen_end - seen
+                    if a == 0 and c == 0:
+                        prefetch_rows(rows_of_c, x_n, x_h, H, h, stride_h, images, rows, count)
+                    if c + 1 < channels:
+                        prefetch_rows(moved(rows_of_c, x_c), x_n, x_h, H, h, stride_h, images, rows, count)
+                    elif a + 1 < phases_h:
+                        below = top + (base_h + (a + 1) * step_h) % stride_h
+                        prefetch_rows(moved(x, seen), x_n, x_h, H, below, stride_h, images, rows, count)
                 source = moved(x, c * x_c + h * x_h + w * x_w)
                 if split:
                     # The zeros first: whole vectors of them may reach into what follows.

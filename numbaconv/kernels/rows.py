@@ -268,3 +268,12 @@ def prefetch_run(p, count):
     """
     for i in range(0, count, LINE_VECTORS * lanes_of(p)):
         prefetch(p, i)
+
+
+@helper
+def prefetch_rows(p, image_step, row_step, extent, top, stride, images, rows, count):
+    """Ask for `count` elements of every `stride`-th row of some images, from row `top` on, as far as they have it."""
+    first, last = inside(top, stride, extent, rows)
+    for n in range(images):
+        for v in range(first, last):
+            prefetch_run(moved(p, n * image_step + (top + v * stride) * row_step), count)
