@@ -10,6 +10,10 @@ last, filter m of all channels is a problem of its own.
 
 A piece of work is a block of channels and rows of one image, whose results no other piece writes: the same bits for any
 number of threads. The weight gradient is in :mod:`.depthwise_weight_grad`.
+
+Where the images of a channel lie together, as in HWCN, they stand in the place of channels: `alike` of them that follow
+each other have the same weight. They are those of all channels, in one image, or where these do not follow each other,
+those of one, in as many images as there are channels.
 """
 
 from __future__ import annotations
@@ -109,7 +113,7 @@ SHAPE = (
     "record", "x", "x_n", "x_c", "x_h", "x_w", "y", "y_n", "y_c", "y_h", "y_w", "weight", "w_c", "w_kh", "w_kw",
     "N", "C", "H", "W", "OH", "OW", "KH", "KW", "stride_h", "stride_w", "dilation_h", "dilation_w", "top", "left",
     "bias", "bias_c", "partial", "shares", "parts", "rows", "together", "strip_size", "group",
-    "w_out", "w_in", "in_place", "by_3", "accumulate", "scratch_size",
+    "w_out", "w_in", "in_place", "by_3", "alike", "accumulate", "scratch_size",
 )  # fmt: skip
 SHAPE_COUNT = len(SHAPE)
 
@@ -125,7 +129,7 @@ def depthwise_forward(scratch, arguments, worker):
     (
         _, x_address, x_n, x_c, x_h, x_w, y_address, y_n, y_c, y_h, y_w, weight_address, w_c, w_kh, w_kw,
         N, C, H, W, OH, OW, KH, KW, stride_h, stride_w, dilation_h, dilation_w, top, left,
-        bias_address, bias_c, _, _, _, rows, together, strip_size, group, w_out, w_in, in_place, by_3,
+        bias_address, bias_c, _, _, _, rows, together, strip_size, group, w_out, w_in, in_place, by_3, alike,
         accumulate, scratch_size,
     ) = unpacked(arguments, SHAPE_COUNT)  # fmt: skip
     x, y = pointer(x_address, scratch), pointer(y_address, scratch)
@@ -141,27 +145,32 @@ def depthwise_forward(scratch, arguments, worker):
     sums = moved(strip, group * strip_size)
     c_blocks, row_blocks = (C + together - 1) // together, (OH + rows - 1) // rows
     reach_h, reach_w = (KH - 1) * dilation_h + 1, (KW - 1) * dilation_w + 1
+    w_lane, bias_lane = (0, 0) if alike else (w_c, bias_c)
     packed = -1
     while True:
         piece = claim(arguments, worker)
         if piece >= N * c_blocks * row_blocks:
             return 0
-        rest, c_block = divmod(piece, c_blocks)  # channels last: what one leaves of a cache page, the next one takes
+        n, c_block, row_block = place_of_piece(piece, N, c_blocks, row_blocks, alike)
         if group > 1:  # whose taps take long to pack
             c_block, rest = divmod(piece, N * row_blocks)
-        n, row_block = divmod(rest, row_blocks)
+            n, row_block = divmod(rest, row_blocks)
         c, oh = c_block * together, row_block * rows
         channels, height = min(together, C - c), min(rows, OH - oh)
-        for first in range(0, channels if c != packed else 0, lanes):
-            here = min(lanes, channels - first)
-            vectors, filters = moved(taps, first * (tap_count + 1)), moved(weight, (c + first) // group * w_c)
+        wanted = n * c_blocks + c_block if alike else c_block
+        for first in range(0, channels if wanted != packed else 0, lanes):
+            here, own = min(lanes, channels - first), (c + first) // group
+            if alike:
+                own = (n * C + c + first) // alike
+            vectors, filters = moved(taps, first * (tap_count + 1)), moved(weight, own * w_c)
             if group > 1:
                 pack_group_taps(vectors, filters, w_c, w_out, w_in, w_kh, w_kw, group, KH, KW, here)
             else:
-                pack_taps(vectors, filters, w_c, w_kh, w_kw, KH, KW, here)
+                pack_taps(vectors, filters, w_lane, w_kh, w_kw, KH, KW, here)
+            own = own if alike else c + first  # of a group each filter has its own
             for i in range(here if bias_address != 0 else 0):
-                store(vectors, tap_count * lanes + i, load(bias, (c + first + i) * bias_c))
-        packed = c
+                store(vectors, tap_count * lanes + i, load(bias, own * bias_c + i * bias_lane))
+        packed = wanted
         source, out = moved(x, n * x_n + c * x_c), moved(y, n * y_n + c * y_c + oh * y_h)
         top_row, left_column = oh * stride_h - top, -left
         # Rows from above to below and columns from first to last need no padding.
@@ -229,6 +238,17 @@ def depthwise_forward(scratch, arguments, worker):
 
 
 @helper
+def place_of_piece(piece, N, c_blocks, row_blocks, alike):
+    """(image, block of channels, block of rows): what one leaves of a cache page, the next one takes."""
+    rest, c_block = divmod(piece, c_blocks)
+    if alike:
+        row_block, n = divmod(rest, N)
+    else:
+        n, row_block = divmod(rest, row_blocks)
+    return n, c_block, row_block
+
+
+@helper
 def sum_in_place(out, out_step, count, line, step, taps, places, tap_count, by_3, channels):
     """out[i * out_step + c] = the sum for pixel i of the line and channel c, for i < count, at least 4."""
     lanes = lanes_of(out)
@@ -284,7 +304,7 @@ def depthwise_input_grad(scratch, arguments, worker):
     (
         _, x_address, x_n, x_c, x_h, x_w, y_address, y_n, y_c, y_h, y_w, weight_address, w_c, w_kh, w_kw,
         N, C, H, W, OH, OW, KH, KW, stride_h, stride_w, dilation_h, dilation_w, top, left,
-        _, _, _, _, _, rows, together, strip_size, _, _, _, _, by_3, accumulate, scratch_size,
+        _, _, _, _, _, rows, together, strip_size, _, _, _, _, by_3, alike, accumulate, scratch_size,
     ) = unpacked(arguments, SHAPE_COUNT)  # fmt: skip
     dx, dy, weight = (
         pointer(x_address, scratch),
@@ -310,8 +330,7 @@ def depthwise_input_grad(scratch, arguments, worker):
         piece = claim(arguments, worker)
         if piece >= N * c_blocks * row_blocks:
             return 0
-        rest, c_block = divmod(piece, c_blocks)  # channels last: what one leaves of a cache page, the next one takes
-        n, row_block = divmod(rest, row_blocks)
+        n, c_block, row_block = place_of_piece(piece, N, c_blocks, row_blocks, alike)
         c, top_row = c_block * together, row_block * rows
         channels, height = min(together, C - c), min(rows, H - top_row)
         low = max(0, -((-(top_row + top - (KH - 1) * dilation_h)) // stride_h))
@@ -325,7 +344,8 @@ def depthwise_input_grad(scratch, arguments, worker):
         target, row, pixel = (out, x_h, x_w) if direct else (sums, sum_columns(W, stride_w) * together, together)
         for first in range(0, channels, lanes):
             vectors, here = moved(taps, first * (KH * KW + 1)), min(lanes, channels - first)
-            pack_taps(vectors, moved(weight, (c + first) * w_c), w_c, w_kh, w_kw, KH, KW, here)
+            own = (n * C + c + first) // alike if alike else c + first
+            pack_taps(vectors, moved(weight, own * w_c), 0 if alike else w_c, w_kh, w_kw, KH, KW, here)
         if top_row != listed:
             listed = top_row
             list_rows(
@@ -366,7 +386,7 @@ def launch(
 ) -> Launch:
     """One of the launches above; `arrays` are those in the place of x and y, `bias` where it begins and its stride.
 
-    `blocking` has rows, together, strip_size, shares, parts, group, w_out, w_in, in_place and by_3 by name.
+    `blocking` has rows, together, strip_size, shares, parts, group, w_out, w_in, in_place, by_3 and alike by name.
     """
     values: dict[str, int | Address] = {"x": arrays[0], "y": arrays[1], "weight": weight}
     values |= dict(zip(("x_n", "x_c", "x_h", "x_w"), x, strict=True))

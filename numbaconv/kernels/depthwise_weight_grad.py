@@ -24,6 +24,7 @@ from .simd import (
     vector_load,
     vector_store,
     vector_zero,
+    zero_of,
 )
 from .tiles import tile_multiply_add_rows, tile_store, tile_zero
 from .work import claim
@@ -81,7 +82,7 @@ def depthwise_weight_grad(scratch, arguments, worker):
     (
         _, x_address, x_n, x_c, x_h, x_w, y_address, y_n, y_c, y_h, y_w, _, _, _, _,
         N, C, H, W, OH, OW, KH, KW, stride_h, stride_w, dilation_h, dilation_w, top, left,
-        _, _, partial_address, shares, parts, rows, together, strip_size, _, _, _, _, _, _, scratch_size,
+        _, _, partial_address, shares, parts, rows, together, strip_size, _, _, _, _, _, alike, _, scratch_size,
     ) = unpacked(arguments, SHAPE_COUNT)  # fmt: skip
     x, dy, partial = (
         pointer(x_address, scratch),
@@ -94,8 +95,14 @@ def depthwise_weight_grad(scratch, arguments, worker):
     strip = moved(stage, TAPS * lanes)
     grads = moved(strip, strip_size)
     clear(strip, strip_size + rows * OW * together)  # as in the forward pass
-    vectors, row_blocks = (C + lanes - 1) // lanes, (OH + rows - 1) // rows
-    c_blocks = (C + together - 1) // together
+    row_blocks, c_blocks = (OH + rows - 1) // rows, (C + together - 1) // together
+    # Vectors of sums: of channels, or of whole vectors of those that are alike and of their rest.
+    vectors, blocks_n = (2 * (N * C // alike), 1) if alike else ((C + lanes - 1) // lanes, N)
+    # What a part has: some blocks of channels, or of those of one channel in the place of an image all, so that no
+    # other part adds to their sums; and their vectors of sums.
+    shared, each, of_each = c_blocks, 1, together // lanes
+    if alike:
+        shared, each, of_each = (N, c_blocks, 2) if N > 1 else (c_blocks, 1, 2 * together // alike)
     columns = (OW - 1) * stride_w + (KW - 1) * dilation_w + 1
     for tap in range(KH * KW + TAPS):  # behind the last tap: that one again, whose sum is not kept
         kh, kw = divmod(min(tap, KH * KW - 1), KW)
@@ -111,17 +118,18 @@ def depthwise_weight_grad(scratch, arguments, worker):
         if piece >= shares * parts:
             return 0
         share, part = divmod(piece, parts)
-        first_c, last_c = part * c_blocks // parts * together, min(C, (part + 1) * c_blocks // parts * together)
+        begin, end = part * shared // parts, (part + 1) * shared // parts
         partial_sums = moved(partial, share * vectors * KH * KW * lanes)
-        for c in range(first_c, last_c, lanes):
-            for tap in range(KH * KW):
-                vector_store(partial_sums, c * KH * KW + tap * lanes, vector_zero(scratch))
-        for block in range(share * N * row_blocks // shares, (share + 1) * N * row_blocks // shares):
-            n, row_block = divmod(block, row_blocks)
+        for i in range(begin * of_each * KH * KW, min(vectors, end * of_each) * KH * KW):
+            vector_store(partial_sums, i * lanes, vector_zero(scratch))
+        for block in range(share * blocks_n * row_blocks // shares, (share + 1) * blocks_n * row_blocks // shares):
+            image, row_block = divmod(block, row_blocks)
             oh = row_block * rows
             height = min(rows, OH - oh)
             strip_rows = (height - 1) * stride_h + (KH - 1) * dilation_h + 1
-            for c in range(first_c, last_c, together):
+            for unit in range(begin * each, end * each):
+                n, c_block = divmod(unit, c_blocks) if alike else (image, unit)
+                c = c_block * together
                 channels = min(together, C - c)
                 pack_pixels(
                     strip, together, moved(x, n * x_n + c * x_c), x_n, x_c, x_h, x_w, H, W, 1, strip_rows, columns,
@@ -134,37 +142,53 @@ def depthwise_weight_grad(scratch, arguments, worker):
                     )  # fmt: skip
                 source = moved(dy, n * y_n + oh * y_h + c) if in_place else grads
                 for first in range(0, channels, lanes):
+                    vector = (c + first) // lanes
+                    if alike:
+                        vector = 2 * ((n * C + c + first) // alike) + (1 if channels - first < lanes else 0)
                     sum_taps(
-                        moved(partial_sums, (c + first) * KH * KW), KH * KW, stage, moved(strip, first), places,
+                        moved(partial_sums, vector * KH * KW * lanes), KH * KW, stage, moved(strip, first), places,
                         moved(source, first), steps, height, OW,
                     )  # fmt: skip
 
 
 @NestKernel
 def add_depthwise_shares(scratch, arguments, worker):
-    """weight is dw here: dw (+)= the partial sums of all shares, added in their order."""
+    """weight is dw here: dw (+)= the partial sums of all shares, added in their order.
+
+    The lanes of those that are `alike` are added, too, in their order.
+    """
     (
         _, _, _, _, _, _, _, _, _, _, _, weight_address, w_c, w_kh, w_kw,
-        _, C, _, _, _, _, KH, KW, _, _, _, _, _, _, _, _, partial_address, shares, _, _, _, _, _, _, _, _, _,
-        accumulate, scratch_size,
+        N, C, _, _, _, _, KH, KW, _, _, _, _, _, _, _, _, partial_address, shares, _, _, _, _, _, _, _, _, _,
+        alike, accumulate, scratch_size,
     ) = unpacked(arguments, SHAPE_COUNT)  # fmt: skip
     dw, partial = pointer(weight_address, scratch), pointer(partial_address, scratch)
     lanes = lanes_of(scratch)
     stage = moved(scratch, worker * scratch_size)
-    c_blocks = (C + lanes - 1) // lanes
+    pieces, vectors = (N * C // alike, 2) if alike else ((C + lanes - 1) // lanes, 1)
     while True:
-        c_block = claim(arguments, worker)
-        if c_block >= c_blocks:
+        piece = claim(arguments, worker)
+        if piece >= pieces:
             return 0
-        c = c_block * lanes
         for kh in range(KH):
             for kw in range(KW):
-                source = moved(partial, (c_block * KH * KW + kh * KW + kw) * lanes)
-                total = vector_load(source, 0)
-                for share in range(1, shares):
-                    total = vector_add(total, vector_load(source, share * c_blocks * KH * KW * lanes))
-                vector_store(stage, 0, total)
-                for i in range(min(lanes, C - c)):
-                    place = (c + i) * w_c + kh * w_kh + kw * w_kw
-                    value = load(stage, i)
-                    store(dw, place, load(dw, place) + value if accumulate else value)
+                for i in range(vectors):
+                    source = moved(partial, ((piece * vectors + i) * KH * KW + kh * KW + kw) * lanes)
+                    total = vector_load(source, 0)
+                    for share in range(1, shares):
+                        total = vector_add(total, vector_load(source, share * pieces * vectors * KH * KW * lanes))
+                    vector_store(stage, i * lanes, total)
+                if alike:
+                    value = zero_of(stage)
+                    for i in range(lanes + alike % lanes):
+                        value += load(stage, i)
+                    add_to(dw, piece * w_c + kh * w_kh + kw * w_kw, value, accumulate)
+                else:
+                    for i in range(min(lanes, C - piece * lanes)):
+                        add_to(dw, (piece * lanes + i) * w_c + kh * w_kh + kw * w_kw, load(stage, i), accumulate)
+
+
+@helper
+def add_to(dw, place, value, accumulate):
+    """dw[place] (+)= value"""
+    store(dw, place, load(dw, place) + value if accumulate else value)

@@ -50,16 +50,13 @@ def fits(plan: Plan) -> bool:
 def _one_by_one(plan: Plan, lanes: int) -> bool:
     """Whether the nests of dense problems are faster, a channel at a time.
 
-    In HWCN images are in the vector there, and nothing is turned: of 32 images y takes 0.4 to 0.6 of the time, dw 0.45
-    to 1. In NCHW where channels fill half a vector and most of what would be turned is not read, or once: 8@112 3x3/2
-    takes y 0.7 of the time, 8@219 1x1 0.4 to 0.6. From the layout and an image's shape alone, but for dw.
+    Where channels fill half a vector, in HWCN, and in NCHW if most of what would be turned is not read, or once: 8@112
+    3x3/2 takes y 0.7 of the time, 8@219 1x1 0.4 to 0.6. From the layout and an image's shape alone.
     """
     g = plan.geometry
     half, one_tap, strided = 2 * g.C <= lanes, g.KH * g.KW == 1, g.stride != (1, 1)
     if plan.axes == LAYOUTS["HWCN"]:
-        if plan.name == "weight gradient":
-            return half or g.N >= 2 * lanes
-        return half or plan.name == "forward" or not strided
+        return half
     if plan.axes == LAYOUTS["NHWC"] or not half or g.OW < 2 * lanes:
         return False
     if plan.name == "forward":
@@ -71,6 +68,7 @@ def plan_pass(plan: Plan, x: Strides, y: Strides, start: int, w: Strides, bias: 
     """Plan of a pass with one channel and few filters per group; None if a row of it is too long for scratch."""
     g, dtype = plan.geometry, plan.dtype
     lanes = tiling.lanes(dtype.itemsize)
+    g, x, y, alike, whole = _images_for_channels(plan, x, y, lanes)
     # What stands in the place of x and of y.
     names = {"forward": ("x", "y"), "input gradient": ("dx", "dy"), "weight gradient": ("x", "dy")}[plan.name]
     # Filter m of each channel is every `filters`-th one: a problem of its own.
@@ -86,10 +84,11 @@ def plan_pass(plan: Plan, x: Strides, y: Strides, start: int, w: Strides, bias: 
         start, g, x, y, names = start + offset, _over_dy(g), y, x, ("dy", "dx")
     # Channels that lie side by side are packed side by side: by the layout, not by strides, since the rows of a block
     # follow from it, and the sums of dw from those.
-    together = lanes
-    if plan.axes == LAYOUTS["NHWC"]:
+    together = least = whole or lanes
+    if plan.axes == LAYOUTS["NHWC"] or alike:
         most_together = TOGETHER_BYTES if forward_like else TOGETHER_BYTES_STRIDED
-        together = even_blocks(g.C, most_together // group // dtype.itemsize, lanes)
+        extent = g.C * (g.N if whole else 1)
+        together = even_blocks(extent, most_together // group // dtype.itemsize, least)
     # Columns and rows of the packed strip, and of the sums or of the packed dy, for a block of `rows` rows.
     if forward_like:
         columns, out_columns, most = (g.OW - 1) * g.stride[1] + (g.KW - 1) * g.dilation[1] + 1, g.OW, g.OH
@@ -115,21 +114,30 @@ def plan_pass(plan: Plan, x: Strides, y: Strides, start: int, w: Strides, bias: 
     def size(rows: int) -> int:
         return group * strip(rows) + (rows * out_columns + 4 * g.stride[1]) * together + lists(rows)
 
-    while together > lanes and (taps() + size(1)) * dtype.itemsize > tiling.PANEL_BYTES // 2:  # long rows
-        together = round_up(together // 2, lanes)
+    while together > least and (taps() + size(1)) * dtype.itemsize > tiling.PANEL_BYTES // 2:  # long rows
+        together = round_up(together // 2, least)
     rows = max(1, most)
     most_bytes = tiling.PLANES_BYTES if together == lanes else tiling.PANEL_BYTES
     while rows > 1 and size(rows) * dtype.itemsize > most_bytes:
         rows = -(-rows // 2)
     if size(rows) * dtype.itemsize > tiling.PANEL_BYTES:
         return None
+    together = min(together, round_up(g.C, lanes))
     row_blocks, c_blocks = -(-most // rows), -(-g.C // together)
     pieces = g.N * c_blocks * row_blocks
     shares, parts, buffers = 0, 1, {}
     if plan.name == "weight gradient":
-        sums = round_up(g.C, lanes) * g.KH * g.KW
-        shares = shares_of_sums(g.N * g.OH * g.OW, g.N * row_blocks, 1, sums * dtype.itemsize)
-        parts = min(c_blocks, -(-pieces_of_output(plan.threads) // shares))
+        # Elements of sums for a tap, products of a sum, blocks that shares are cut from, and pieces of work of a share;
+        # those that are alike have sums for a vector of them, and for the rest.
+        channels, pixels = plan.geometry.C, g.OH * g.OW
+        sums, products, cut, least = round_up(channels, lanes), g.N * pixels, g.N * row_blocks, 1
+        shared = c_blocks
+        if alike:
+            sums, products, cut, least = 2 * lanes * channels, alike * pixels, row_blocks, channels
+            shared = g.N if g.N > 1 else c_blocks
+        sums *= g.KH * g.KW
+        shares = shares_of_sums(products, cut, least, sums * dtype.itemsize)
+        parts = min(shared, -(-pieces_of_output(plan.threads) // shares))
         buffers = {"partial": shares * sums}
     by_3 = forward_like and g.KW % 3 == 0 and g.stride[1] == g.dilation[1]
     # In an array a vector begins anywhere, and is then parts of two lines. From a strip three taps read it once.
@@ -138,7 +146,7 @@ def plan_pass(plan: Plan, x: Strides, y: Strides, start: int, w: Strides, bias: 
     in_place = in_place and (g.stride[1] > 1 or _sets_of_l1_suffice(g, x, dtype.itemsize, 2 if by_3 else 1))
     kernels = [(depthwise.depthwise_forward if forward_like else depthwise.depthwise_input_grad, pieces)]
     if shares:
-        adding = depthwise_weight_grad.add_depthwise_shares, -(-g.C // lanes)
+        adding = depthwise_weight_grad.add_depthwise_shares, plan.geometry.C if alike else -(-g.C // lanes)
         kernels = [(depthwise_weight_grad.depthwise_weight_grad, shares * parts), adding]
     launches = []
     for m in range(filters):
@@ -147,16 +155,35 @@ def plan_pass(plan: Plan, x: Strides, y: Strides, start: int, w: Strides, bias: 
         biases = None if bias is None else (Address("bias", m * bias), filters * bias)
         blocking = {"rows": rows, "together": together, "strip_size": strip(rows)}
         blocking |= {"shares": shares, "parts": parts, "group": group, "w_out": w_out, "w_in": w_in}
-        blocking |= {"in_place": in_place, "by_3": by_3}
+        blocking |= {"in_place": in_place, "by_3": by_3, "alike": alike}
         launches += [
             depthwise.launch(kernel, count, g, arrays, x, y, weight, w, biases, blocking, plan.accumulate)
             for kernel, count in kernels
         ]
     scratch = max(taps(), depthwise_weight_grad.TAPS * lanes) + size(rows)
     program = Program(launches, plan.arrays, buffers, scratch, dtype, enough_work(g, dtype, 8))
-    blocks = {"channels": together, "rows": rows}
+    blocks = {"images" if alike else "channels": together, "rows": rows}
     what = "depthwise" if group == 1 else "groups turned in the vector"
     return replace(plan, reason=f"{plan.reason}; {what}", program=program, blocks=blocks)
+
+
+def _images_for_channels(plan: Plan, x: Strides, y: Strides, lanes: int) -> tuple[Geometry, Strides, Strides, int, int]:
+    """The problem with images in the place of channels, the strides of x and y, how many are alike, and a multiple.
+
+    In HWCN, where images lie together, if they fill half a vector: those of all channels in one image, or those of a
+    channel in as many images as there are channels. The first if they are whole vectors, of which blocks have as many
+    as the multiple says, not 0, and follow each other in these arrays. Blocks of rows, and so the bits, are those of
+    new arrays in any.
+    """
+    g = plan.geometry
+    if plan.axes != LAYOUTS["HWCN"] or 2 * g.N < lanes:
+        return g, x, y, 0, 0
+    whole = g.N if g.N % lanes == 0 and g.N * plan.dtype.itemsize <= TOGETHER_BYTES else 0
+    if whole and all(s[1] == g.N * s[0] for s in (x, y)):
+        flat = replace(g, N=1, C=g.C * g.N, F=g.C * g.N, groups=g.C * g.N)
+        return flat, (0, x[0], *x[2:]), (0, y[0], *y[2:]), g.N, whole
+    x, y = (x[1], x[0], *x[2:]), (y[1], y[0], *y[2:])
+    return replace(g, N=g.C, C=g.N, F=g.N, groups=g.N), x, y, g.N, whole
 
 
 def _sets_of_l1_suffice(g: Geometry, x: Strides, itemsize: int, lines: int) -> bool:
