@@ -91,6 +91,14 @@ def test_sums_are_added_to_dw_and_dx(N):
     np.testing.assert_allclose(out, dw + 1, rtol=1e-13, atol=1e-13)
 
 
+def test_explain_says_what_a_block_has():
+    layer = {"stride": 2, "padding": 1, "groups": 64, "layout": "HWCN", "algorithm": "direct"}
+    for plan in numbaconv.explain((112, 112, 64, 16), (64, 1, 3, 3), **layer).plans:
+        assert "depthwise" in plan.reason
+        assert plan.blocks["images"] == 16
+        assert 1 < plan.blocks["channels"] <= 64
+
+
 def test_scratch_does_not_grow_with_the_batch():
     """Nor do partial sums of dw, of which each channel has its own."""
     layer = {"stride": 1, "padding": 1, "groups": 64, "layout": "HWCN"}

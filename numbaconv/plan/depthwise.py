@@ -162,7 +162,9 @@ def plan_pass(plan: Plan, x: Strides, y: Strides, start: int, w: Strides, bias: 
         ]
     scratch = max(taps(), depthwise_weight_grad.TAPS * lanes) + size(rows)
     program = Program(launches, plan.arrays, buffers, scratch, dtype, enough_work(g, dtype, 8))
-    blocks = {"images" if alike else "channels": together, "rows": rows}
+    blocks = {"channels": together, "rows": rows}
+    if alike:
+        blocks = {"channels": max(1, together // alike), "images": min(together, alike), "rows": rows}
     what = "depthwise" if group == 1 else "groups turned in the vector"
     return replace(plan, reason=f"{plan.reason}; {what}", program=program, blocks=blocks)
 
