@@ -159,15 +159,12 @@ def depthwise_forward(scratch, arguments, worker):
         channels, height = min(together, C - c), min(rows, OH - oh)
         wanted = n * c_blocks + c_block if alike else c_block
         for first in range(0, channels if wanted != packed else 0, lanes):
-            here, own = min(lanes, channels - first), (c + first) // group
-            if alike:
-                own = (n * C + c + first) // alike
-            vectors, filters = moved(taps, first * (tap_count + 1)), moved(weight, own * w_c)
+            here, own = min(lanes, channels - first), weight_of(n, C, c + first, alike)
+            vectors, filters = moved(taps, first * (tap_count + 1)), moved(weight, own // group * w_c)
             if group > 1:
                 pack_group_taps(vectors, filters, w_c, w_out, w_in, w_kh, w_kw, group, KH, KW, here)
             else:
                 pack_taps(vectors, filters, w_lane, w_kh, w_kw, KH, KW, here)
-            own = own if alike else c + first  # of a group each filter has its own
             for i in range(here if bias_address != 0 else 0):
                 store(vectors, tap_count * lanes + i, load(bias, own * bias_c + i * bias_lane))
         packed = wanted
@@ -246,6 +243,12 @@ def place_of_piece(piece, N, c_blocks, row_blocks, alike):
     else:
         n, row_block = divmod(rest, row_blocks)
     return n, c_block, row_block
+
+
+@helper
+def weight_of(n, C, channel, alike):
+    """Which weight a channel of image n has: its own, or one that `alike` of those that follow each other have."""
+    return (n * C + channel) // alike if alike else channel
 
 
 @helper
@@ -344,7 +347,7 @@ def depthwise_input_grad(scratch, arguments, worker):
         target, row, pixel = (out, x_h, x_w) if direct else (sums, sum_columns(W, stride_w) * together, together)
         for first in range(0, channels, lanes):
             vectors, here = moved(taps, first * (KH * KW + 1)), min(lanes, channels - first)
-            own = (n * C + c + first) // alike if alike else c + first
+            own = weight_of(n, C, c + first, alike)
             pack_taps(vectors, moved(weight, own * w_c), 0 if alike else w_c, w_kh, w_kw, KH, KW, here)
         if top_row != listed:
             listed = top_row

@@ -5,7 +5,7 @@ share of the images and blocks of rows; shares are cut by shape alone and added 
 of threads.
 """
 
-from .depthwise import SHAPE_COUNT, depthwise_kernel
+from .depthwise import SHAPE_COUNT, depthwise_kernel, weight_of
 from .depthwise_taps import place_elements
 from .jit import helper, named
 from .launch import NestKernel
@@ -144,7 +144,7 @@ def depthwise_weight_grad(scratch, arguments, worker):
                 for first in range(0, channels, lanes):
                     vector = (c + first) // lanes
                     if alike:
-                        vector = 2 * ((n * C + c + first) // alike) + (1 if channels - first < lanes else 0)
+                        vector = 2 * weight_of(n, C, c + first, alike) + (1 if channels - first < lanes else 0)
                     sum_taps(
                         moved(partial_sums, vector * KH * KW * lanes), KH * KW, stage, moved(strip, first), places,
                         moved(source, first), steps, height, OW,

@@ -124,19 +124,18 @@ def plan_pass(plan: Plan, x: Strides, y: Strides, start: int, w: Strides, bias: 
         return None
     together = min(together, round_up(g.C, lanes))
     row_blocks, c_blocks = -(-most // rows), -(-g.C // together)
-    pieces = g.N * c_blocks * row_blocks
+    pieces, channels = g.N * c_blocks * row_blocks, plan.geometry.C
     shares, parts, buffers = 0, 1, {}
     if plan.name == "weight gradient":
         # Elements of sums for a tap, products of a sum, blocks that shares are cut from, and pieces of work of a share;
         # those that are alike have sums for a vector of them, and for the rest.
-        channels, pixels = plan.geometry.C, g.OH * g.OW
-        sums, products, cut, least = round_up(channels, lanes), g.N * pixels, g.N * row_blocks, 1
-        shared = c_blocks
+        pixels, shared = g.OH * g.OW, c_blocks
+        sums, products, cut, work = round_up(channels, lanes), g.N * pixels, g.N * row_blocks, 1
         if alike:
-            sums, products, cut, least = 2 * lanes * channels, alike * pixels, row_blocks, channels
+            sums, products, cut, work = 2 * lanes * channels, alike * pixels, row_blocks, channels
             shared = g.N if g.N > 1 else c_blocks
         sums *= g.KH * g.KW
-        shares = shares_of_sums(products, cut, least, sums * dtype.itemsize)
+        shares = shares_of_sums(products, cut, work, sums * dtype.itemsize)
         parts = min(shared, -(-pieces_of_output(plan.threads) // shares))
         buffers = {"partial": shares * sums}
     by_3 = forward_like and g.KW % 3 == 0 and g.stride[1] == g.dilation[1]
@@ -146,7 +145,7 @@ def plan_pass(plan: Plan, x: Strides, y: Strides, start: int, w: Strides, bias: 
     in_place = in_place and (g.stride[1] > 1 or _sets_of_l1_suffice(g, x, dtype.itemsize, 2 if by_3 else 1))
     kernels = [(depthwise.depthwise_forward if forward_like else depthwise.depthwise_input_grad, pieces)]
     if shares:
-        adding = depthwise_weight_grad.add_depthwise_shares, plan.geometry.C if alike else -(-g.C // lanes)
+        adding = depthwise_weight_grad.add_depthwise_shares, channels if alike else -(-channels // lanes)
         kernels = [(depthwise_weight_grad.depthwise_weight_grad, shares * parts), adding]
     launches = []
     for m in range(filters):
