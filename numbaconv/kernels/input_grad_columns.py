@@ -67,6 +67,8 @@ class Blocking:
     images: int
     rows: int
     segment: int
+    #: Images of an output that lie together in memory, as in HWCN; `images` counts others.
+    batch: int
     #: Rows of a map behind those of the outputs, of which `reach` get products, and its columns.
     tail: int
     reach: int
@@ -87,6 +89,7 @@ def launch(p: Product, b: Blocking, values: dict[str, int | Address]) -> Launch:
     """`p` is the forward pass over dy that dx would be; `values` has what else COLUMNS names."""
     values = p.arguments() | values
     values |= {"channels": b.channels, "KC": b.KC, "images": b.images, "rows": b.rows, "segment": b.segment}
+    values |= {"batch": b.batch}
     values |= {"tail": b.tail, "reach": b.reach, "width": b.width, "pitch": b.pitch, "map_pitch": b.map_pitch}
     values |= {"line": b.line}
     return Launch(input_grad_columns, COLUMNS, values, pieces(p, b))
@@ -95,14 +98,14 @@ def launch(p: Product, b: Blocking, values: dict[str, int | Address]) -> Launch:
 def pieces(p: Product, b: Blocking) -> int:
     """Pieces of work."""
     segments = -(-p.H // (b.rows * b.segment))
-    return p.groups * -(-p.F // b.channels) * -(-p.N // b.images) * segments
+    return p.groups * -(-p.F // b.channels) * -(-p.N // (b.images * b.batch)) * segments
 
 
 COLUMNS = (
     "record", "x", "x_n", "x_c", "x_h", "x_w", "H", "W", "weight", "w_group", "w_row", "w_channel", "w_kh", "w_kw",
     "y", "y_n", "y_f", "y_h", "y_w", "OH", "OW", "N", "groups", "C", "F", "KH", "KW", "step_h", "step_w",
-    "apart_h", "apart_w", "top", "left", "channels", "KC", "images", "rows", "segment", "tail", "reach", "width",
-    "pitch", "map_pitch", "line", "accumulate", "scratch_size",
+    "apart_h", "apart_w", "top", "left", "channels", "KC", "images", "rows", "segment", "batch", "tail", "reach",
+    "width", "pitch", "map_pitch", "line", "accumulate", "scratch_size",
 )  # fmt: skip
 COLUMNS_COUNT = len(COLUMNS)
 
@@ -113,7 +116,7 @@ def input_grad_columns(scratch, arguments, worker):
     (
         _, dy_address, dy_n, dy_f, dy_h, dy_w, OH, OW, weight_address, w_group, w_c, w_f, w_kh, w_kw,
         dx_address, dx_n, dx_c, dx_h, dx_w, H, W, N, groups, F, C, KH, KW, stride_h, stride_w,
-        dilation_h, dilation_w, top, left, channels, KC, images, rows, segment, tail, reach, width,
+        dilation_h, dilation_w, top, left, channels, KC, images, rows, segment, batch, tail, reach, width,
         pitch, map_pitch, line, accumulate, scratch_size,
     ) = unpacked(arguments, COLUMNS_COUNT)  # fmt: skip
     dy, dx, weight = pointer(dy_address, scratch), pointer(dx_address, scratch), pointer(weight_address, scratch)
@@ -127,14 +130,8 @@ def input_grad_columns(scratch, arguments, worker):
     table, places = integers(behind), integers(moved(behind, PLACES * taps))
     panel = moved(behind, PLACES * (taps + MR))
     height = rows + tail
-    plane = images * height * width
-    for tap in range(taps):
-        kh, kw = divmod(tap, KW)
-        v, u = kh * dilation_h, kw * dilation_w
-        remainder = v % stride_h * stride_w + u % stride_w
-        store_integer(table, tap, remainder * plane + v // stride_h * width + u // stride_w)
     in_rows = w_kw == 1 and w_kh == KW and w_c == taps
-    blocks, c_blocks = (N + images - 1) // images, (C + channels - 1) // channels
+    blocks, c_blocks = (N + images * batch - 1) // (images * batch), (C + channels - 1) // channels
     segments = (OH + rows * segment - 1) // (rows * segment)
     while True:
         piece = claim(arguments, worker)
@@ -143,8 +140,17 @@ def input_grad_columns(scratch, arguments, worker):
         rest, part = divmod(piece, segments)
         group_block, block = divmod(rest, blocks)
         group, c_block = divmod(group_block, c_blocks)
-        n, c = block * images, c_block * channels
-        depth, here = min(images, N - n), min(channels, C - c)
+        n, c = block * images * batch, c_block * channels
+        depth, here = min(images, N - n) if batch == 1 else 1, min(channels, C - c)
+        together = 1 if batch == 1 else min(batch, N - n)
+        # A row of a map, one of outputs, and the map.
+        line_of_map, run = width * together, OW * together
+        plane = images * height * line_of_map
+        for tap in range(taps):
+            kh, kw = divmod(tap, KW)
+            v, u = kh * dilation_h, kw * dilation_w
+            remainder = v % stride_h * stride_w + u % stride_w
+            store_integer(table, tap, remainder * plane + v // stride_h * line_of_map + u // stride_w * together)
         start, end = part * rows * segment, min((part + 1) * rows * segment, OH)
         clear(maps, here * map_pitch)
         oh = max(0, start - reach)
@@ -154,7 +160,7 @@ def input_grad_columns(scratch, arguments, worker):
                 filters = min(KC, F - f)
                 pack_strip(
                     strip, pitch, moved(dy, n * dy_n + (group * F + f) * dy_f), dy_n, dy_f, dy_h, dy_w, OH, OW, filters,
-                    1, 1, 1, 1, 0, 0, 0, 0, depth, count, OW, 1, oh, 0,
+                    1, 1, 1, 1, 0, 0, 0, 0, depth, count, OW, together, oh, 0,
                 )  # fmt: skip
                 source = moved(weight, group * w_group + f * w_f + c * w_c)
                 for r in range(0, here * taps, MR):
@@ -164,25 +170,28 @@ def input_grad_columns(scratch, arguments, worker):
                     else:
                         pack_apart(panel, places, source, w_f, w_c, w_kh, w_kw, KH, KW, filters, r, panel_rows)
                     multiply_panel(
-                        panel_rows, depth * count * OW, filters, variable(1), table, panel, variable(1), variable(MR),
+                        panel_rows, depth * count * run, filters, variable(1), table, panel, variable(1), variable(MR),
                         strip, pitch, columns, pitch, variable(FRESH), panel, pitch,
                     )  # fmt: skip
                     for i in range(panel_rows):
                         channel, tap = divmod(r + i, taps)
                         target = moved(maps, channel * map_pitch + load_integer(table, tap))
-                        add_column(target, height * width, width, moved(columns, i * pitch), depth, count, OW)
+                        source_of_row = moved(columns, i * pitch)
+                        add_column(target, height * line_of_map, line_of_map, source_of_row, depth, count, run)
             if oh >= start:
                 out = moved(dx, n * dx_n + (group * C + c) * dx_c)
+                complete = count + tail if oh + count == OH else count
                 unpack_map(
                     out, dx_n, dx_c, dx_h, dx_w, H, W, maps, map_pitch, plane, lines, line, depth, height, width, here,
-                    stride_h, stride_w, top, left, oh, count + tail if oh + count == OH else count, accumulate,
+                    stride_h, stride_w, top, left, oh, complete, together, accumulate,
                 )  # fmt: skip
             oh += count
             for i in range(here * stride_h * stride_w if oh < end else 0):
                 channel, remainder = divmod(i, stride_h * stride_w)
                 rows_of_map = moved(maps, channel * map_pitch + remainder * plane)
-                write_run(rows_of_map, 1, moved(rows_of_map, count * width), (height - count) * width, False)
-                clear_first(moved(rows_of_map, (height - count) * width), count * width)
+                kept, gone = (height - count) * line_of_map, count * line_of_map
+                write_run(rows_of_map, 1, moved(rows_of_map, gone), kept, False)
+                clear_first(moved(rows_of_map, kept), gone)
 
 
 @helper

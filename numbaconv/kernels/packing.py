@@ -51,18 +51,38 @@ def pack_strip(
     """
     lanes = lanes_of(strip)
     step = stride_w * x_w
-    by_channel = batch == 1 and x_c == 1 and step != 1
+    by_channel = x_c == 1 and step != 1
     block = lanes if by_channel else 1
     plane = images * rows * columns * batch
-    split = batch == 1 and not by_channel and 2 <= step and step <= 4
+    split = not by_channel and 2 <= step and step <= 4
     # All remainders of a row at once, where the pixels between two of one remainder are the others'.
     together = phases_w if split and x_w == 1 and phases_w == stride_w else 1
     for c in range(channels):
         vector_store(strip, c * pitch + phases_h * phases_w * plane, vector_zero(strip))
+    if batch > 1:  # pixel by pixel, whose channels are near each other, while one of the next pixel is pages away
+        for a in range(phases_h):
+            h = top + (base_h + a * step_h) % stride_h
+            top_row, end_row = inside(h, stride_h, H, rows)
+            for b in range(phases_w):
+                w = left + (base_w + b * step_w) % stride_w
+                first, last = inside(w, stride_w, W, columns)
+                for v in range(rows):
+                    row = moved(x, (h + v * stride_h) * x_h + w * x_w)
+                    line = moved(strip, (a * phases_w + b) * plane + v * columns * batch)
+                    here = top_row <= v and v < end_row
+                    for u in range(columns):
+                        out, pixel = moved(line, u * batch), moved(row, u * step)
+                        seen = batch if here and first <= u and u < last else 0
+                        if x_n == 1:
+                            copy_rows(out, pitch, pixel, x_c, channels, 0, seen, batch)
+                            continue
+                        for c in range(channels):
+                            copy_run(moved(out, c * pitch), moved(pixel, c * x_c), x_n, 0, seen, batch)
+        return
     # Rows that follow each other are one, and of one there is nothing to decide: what would be takes as long as its
     # copy, and keeps the loads of the next channel out of the core's window.
     joined = rows == 1 or (x_h == columns and left == 0 and columns == W)
-    if joined and batch == 1 and step == 1 and stride_h == 1 and phases_h * phases_w == 1 and 0 <= top <= H - rows:
+    if joined and step == 1 and stride_h == 1 and phases_h * phases_w == 1 and 0 <= top <= H - rows:
         first, last = inside(left, 1, W, columns)
         run = rows * columns
         last += run - columns
@@ -112,8 +132,8 @@ def pack_strip(
                     )  # fmt: skip
                     continue
                 for n in range(images):
-                    out = moved(planes, n * rows * columns * batch)
-                    if not by_channel and batch == 1 and step == 1 and columns <= 4 * lanes:
+                    out = moved(planes, n * rows * columns)
+                    if not by_channel and step == 1 and columns <= 4 * lanes:
                         clear(out, top_row * columns)
                         inner = moved(out, top_row * columns)
                         image_rows = moved(source, n * x_n + top_row * stride_h * x_h)
@@ -122,20 +142,15 @@ def pack_strip(
                         continue
                     for v in range(rows):
                         row = moved(source, n * x_n + v * stride_h * x_h)
-                        line = moved(out, v * columns * batch)
+                        line = moved(out, v * columns)
                         here = top_row <= v and v < end_row
                         if by_channel:
                             end = last if here else first
                             fill_channels(line, pitch, row, step, first, end, columns, min(lanes, channels - c))
-                        elif not here:
-                            clear(line, columns * batch)
-                        elif batch == 1:
+                        elif here:
                             copy_run(line, row, step, first, last, columns)
                         else:
-                            clear(line, first * batch)
-                            for u in range(first, last):
-                                copy_run(moved(line, u * batch), moved(row, u * step), x_n, 0, batch, batch)
-                            clear(moved(line, last * batch), (columns - last) * batch)
+                            clear(line, columns)
 
 
 @helper
@@ -232,19 +247,25 @@ def unpack_sums(
 @helper
 def unpack_map(
     dx, dx_n, dx_c, dx_h, dx_w, H, W, maps, map_pitch, plane, lines, line, images, height, width, channels, stride_h,
-    stride_w, top, left, first, count, accumulate,
+    stride_w, top, left, first, count, batch, accumulate,
 ):  # fmt: skip
-    """Write `count` rows of each remainder from the top of the map: rows (first + v) * stride_h - top + a of dx."""
-    if stride_w == 1:
+    """Write `count` rows of each remainder from the top of the map: rows (first + v) * stride_h - top + a of dx.
+
+    In HWCN, where batch > 1, a column of the map is as many images.
+    """
+    if stride_w == 1 or batch > 1:
         for a in range(stride_h):
-            # The v < count with 0 <= h + v * stride_h < H.
+            # The v < count with 0 <= h + v * stride_h < H, and columns likewise.
             h = first * stride_h - top + a
             low, high = inside(h, stride_h, H, count)
-            unpack_sums(
-                moved(maps, a * plane + low * width + left), map_pitch, channels,
-                moved(dx, (h + low * stride_h) * dx_h), dx_n, dx_c, stride_h * dx_h, dx_w, images, high - low, W,
-                height, width, 1, accumulate,
-            )  # fmt: skip
+            for b in range(stride_w):
+                w = b - left
+                start, end = inside(w, stride_w, W, width)
+                unpack_sums(
+                    moved(maps, (a * stride_w + b) * plane + (low * width + start) * batch), map_pitch, channels,
+                    moved(dx, (h + low * stride_h) * dx_h + (w + start * stride_w) * dx_w), dx_n, dx_c,
+                    stride_h * dx_h, stride_w * dx_w, images, high - low, end - start, height, width, batch, accumulate,
+                )  # fmt: skip
         return
     # Row by row of a channel; or of all channels, where those of a pixel lie together.
     in_place = dx_w == 1 and not accumulate

@@ -34,6 +34,9 @@ FILL, FILL_LAST = 8, 16
 SURE = 0.95
 # The same of filters in the vector without padding: where those seem to take 0.6 to 0.87 of the time, it is 0.9 of it.
 LIKELY = 1.1
+# What phases take in HWCN of what is computed for them: fitted to 70 random layers, on which the choice takes 2% longer
+# than the faster of both.
+BATCHES_LAST = 0.7
 # A product of one or two rows has few sums at a time, and waits for each.
 FEW_ROWS = 8 / 3
 # Rows of `a` that make copying dy cheap.
@@ -41,6 +44,8 @@ MANY_ROWS = 128
 # Outputs of a block, and where several images are one; and the maps and the strip of a worker.
 MOST_OUTPUTS, FEW_OUTPUTS = 64 * 1024, 2 * tiling.NC_BYTES
 MAPS_BYTES, STRIP_BYTES = tiling.PANEL_BYTES // 4, tiling.PANEL_BYTES * 5 // 4
+# Of maps where a vector of images is a column, and rows are as many times longer.
+BATCH_MAPS_BYTES = tiling.PANEL_BYTES * 11 // 16
 
 
 def plan_pass(plan: Plan, y: Strides, start: int, w: Strides, x: Strides, products: list[Product]) -> Plan | None:
@@ -52,31 +57,31 @@ def plan_pass(plan: Plan, y: Strides, start: int, w: Strides, x: Strides, produc
     C, F, taps = g.C // g.groups, g.F // g.groups, g.KH * g.KW
     nothing = min(g.N, C, F, g.H, g.W, g.OH, g.OW, taps) == 0
     pointwise = taps == 1 and g.stride == (1, 1)  # whose columns are dx
-    if plan.algorithm != "direct" or nothing or pointwise or plan.axes == LAYOUTS["HWCN"]:
+    if plan.algorithm != "direct" or nothing or pointwise:
         return None
     # Sums of sums have less rounding than the bound of Winograd's, 3 times direct's, has room for.
     if winograd.bounds("input gradient", g, dtype, plan.axes):
         return None
     # The choice decides the order of a sum, which depends on the shape of an image alone.
-    usual = _blocks(replace(g, N=1 << 20), dtype.itemsize, 1)
+    usual = _blocks(replace(g, N=1 << 20), plan.axes, dtype.itemsize, 1)
     if usual is None:
         return None
     cost = _by_columns(g, plan.axes, dtype, usual)
     if cost > min(SURE * _by_phases(g, plan.axes, dtype), LIKELY * dense.cost_in_nest(plan, products)):
         return None
-    b = _blocks(g, dtype.itemsize, plan.threads)
+    b = _blocks(g, plan.axes, dtype.itemsize, plan.threads)
     assert b is not None  # as many rows and filters as those
     p = replace(input_grad.dense(g, y, start, w, x, plan.accumulate), C=F, KH=g.KH, KW=g.KW)
     values: dict[str, int | Address] = {"step_h": g.stride[0], "step_w": g.stride[1]}
     values |= {"apart_h": g.dilation[0], "apart_w": g.dilation[1], "top": g.padding[0], "left": g.padding[2]}
     launches = [input_grad_columns.launch(p, b, values)]
     program = Program(launches, plan.arrays, {}, b.scratch(taps), dtype, enough_work(g, dtype))
-    blocks = {"channels": b.channels, "filters": b.KC, "images": b.images, "rows": b.rows}
+    blocks = {"channels": b.channels, "filters": b.KC, "images": b.images * b.batch, "rows": b.rows}
     reason = f"{plan.reason}; by columns"
     return replace(plan, reason=reason, program=program, blocks=blocks, tile=register_tile(dtype))
 
 
-def _blocks(g: Geometry, itemsize: int, threads: int) -> Blocking | None:
+def _blocks(g: Geometry, axes: Axes, itemsize: int, threads: int) -> Blocking | None:
     """Blocks for so many threads, or None if a row of maps is too long for scratch.
 
     Rows and filters of a block decide the order of a sum, and depend on the shape of an image alone.
@@ -84,37 +89,45 @@ def _blocks(g: Geometry, itemsize: int, threads: int) -> Blocking | None:
     lanes, line = tiling.lanes(itemsize), 64 // itemsize
     C, F, taps = g.C // g.groups, g.F // g.groups, g.KH * g.KW
     reach, tail, width = _map_extents(g)
+    # Elements of a column where images lie together: a vector of them decides how many rows there are.
+    batch = lanes if axes == LAYOUTS["HWCN"] else 1
     KC = even_blocks(F, tiling.DEPTH)
     remainders = g.stride[0] * g.stride[1]
-    room, row, written = MAPS_BYTES // itemsize, remainders * width, round_up(g.W + 4 * lanes, line)
+    room = (MAPS_BYTES if batch == 1 else BATCH_MAPS_BYTES) // itemsize
+    row, written = remainders * width, round_up(g.W + 4 * lanes, line)
 
     def map_elements(images: int, rows: int) -> int:
+        """Of so many images, those of a column among them."""
         return odd_lines(images * (rows + tail) * row + lanes, line) + written
 
     most = min(STRIP_BYTES // itemsize // (KC + tiling.MR), MOST_OUTPUTS // itemsize) - 2 * line - lanes
     channels = min(C, -(-MANY_ROWS // taps))
-    while channels > 1 and channels * map_elements(1, min(g.OH, tail + 1)) > room:
+    least_rows = min(g.OH, tail + 1) if batch == 1 else 1
+    while channels > 1 and channels * map_elements(batch, least_rows) > room:
         channels = -(-channels // 2)
-    fitting = min((room // channels - written - 2 * line - lanes) // row - tail, most // g.OW)
+    fitting = min((room // channels - written - 2 * line - lanes) // (row * batch) - tail, most // (g.OW * batch))
     if fitting < 1:
         return None
     rows, images = even_blocks(g.OH, fitting), 1
-    if rows == g.OH:
+    if batch > 1:
+        fitting = min(most // (rows * g.OW), room // channels // map_elements(1, rows), 4 * lanes)
+        batch = even_blocks(g.N, max(batch, fitting // lanes * lanes))
+    elif rows == g.OH:
         shared = min(most, FEW_OUTPUTS // itemsize) // (rows * g.OW)
         images = max(1, min(g.N, shared, room // channels // map_elements(1, rows)))
-    channels = min(C, max(channels, room // map_elements(images, rows)))
+    channels = min(C, max(channels, room // map_elements(images * batch, rows)))
     # Threads share images first, then channels, then rows.
     least = pieces_of_output(threads)
     while images > 1 and g.groups * -(-g.N // images) < least:
         images = -(-images // 2)
-    pieces = g.groups * -(-g.N // images)
+    pieces = g.groups * -(-g.N // (images * batch))
     channels = even_blocks(C, min(channels, max(-(-tiling.MR // taps), -(-C * pieces // least))))
     pieces *= -(-C // channels)
     blocks = -(-g.OH // rows)
     segment = min(blocks, max(1, -(-blocks * pieces // least))) if reach <= rows else blocks
-    pitch = odd_lines(images * rows * g.OW + lanes, line)
-    map_pitch = map_elements(images, rows) - written
-    return Blocking(channels, KC, images, rows, segment, tail, reach, width, pitch, map_pitch, written)
+    pitch = odd_lines(images * batch * rows * g.OW + lanes, line)
+    map_pitch = map_elements(images * batch, rows) - written
+    return Blocking(channels, KC, images, rows, segment, batch, tail, reach, width, pitch, map_pitch, written)
 
 
 def _map_extents(g: Geometry) -> tuple[int, int, int]:
@@ -129,12 +142,15 @@ def _by_columns(g: Geometry, axes: Axes, dtype: np.dtype, b: Blocking) -> float:
     lanes, last = tiling.lanes(dtype.itemsize), axes == LAYOUTS["NHWC"]
     C, F, taps = g.C // g.groups, g.F // g.groups, g.KH * g.KW
     row_blocks, f_blocks, remainders = -(-g.OH // b.rows), -(-F // b.KC), g.stride[0] * g.stride[1]
-    vectors = -(-b.images * b.rows * g.OW // lanes) * g.OH / (b.images * b.rows)
+    images = b.images * b.batch
+    vectors = -(-images * b.rows * g.OW // lanes) * g.OH / (images * b.rows)
     rows = sum(_rows_cost(min(b.channels, C - c) * taps) for c in range(0, C, b.channels))
     cost = F * vectors * (rows + (TURN if last else COPY) * -(-C // b.channels))
-    cost += C * taps * f_blocks * g.OH * (ADD_ROW + ADD * -(-g.OW // lanes))
-    cost += PACK * F * C * taps / tiling.MR * row_blocks / b.images
-    cost += C * row_blocks * (MAP * remainders + CLEAR * b.map_pitch / b.images / lanes)
+    cost += C * taps * f_blocks * g.OH * (ADD_ROW + ADD * -(-g.OW * b.batch // lanes)) / b.batch
+    cost += PACK * F * C * taps / tiling.MR * row_blocks / images
+    cost += C * row_blocks * (MAP * remainders / b.batch + CLEAR * b.map_pitch / images / lanes)
+    if b.batch > 1:
+        return cost + C * g.H * g.W * _by_pixels(WRITE_STRETCH, WRITE, b.batch, lanes)
     if g.stride[1] > 1 or not last:
         cost += C * g.H * (WRITE_ROW + (MERGE if g.stride[1] > 1 else 1) * -(-g.W // lanes))
     return cost + (WRITE_TURNED * g.H * g.W * -(-C // lanes) if last else 0)
@@ -158,12 +174,20 @@ def _by_phases(g: Geometry, axes: Axes, dtype: np.dtype) -> float:
         # Gaps between rows are computed or, where channels are many, copied away.
         gaps = min((u.taps - 1) * -u.dilation / u.extent, COPY_COST / C)
         cost += ON_STRIP * F * v.taps * u.taps * pixels / lanes * _rows_cost(C) * (1 + gaps)
+        if axes == LAYOUTS["HWCN"]:
+            cost += STRIP * F * pixels / lanes + C * pixels * _by_pixels(WRITE_STRETCH, WRITE, lanes, lanes)
+            continue
         cost += STRIP * F * v.extent * -(-u.extent // lanes)
         row = WRITE_ALONE * u.extent if g.stride[1] > 1 else WRITE_STRETCH + WRITE * -(-u.extent // lanes)
         cost += C * v.extent * row
     if len(vertical) * len(horizontal) < min(g.H, g.stride[0]) * min(g.W, g.stride[1]):
         cost += FILL_LAST * g.H * g.W * -(-C // lanes) if last else FILL * C * g.H * g.W / lanes
-    return cost
+    return BATCHES_LAST * cost if axes == LAYOUTS["HWCN"] else cost
+
+
+def _by_pixels(start: float, vector: float, batch: int, lanes: int) -> float:
+    """What an image's part of a run of images costs, from what its start and each of its vectors do."""
+    return (start + vector * -(-batch // lanes)) / batch
 
 
 def _rows_cost(rows: int) -> float:
