@@ -35,8 +35,9 @@ SIZES, GRAD_SIZES = (sorted({r for _, r in variants}) for variants in (VARIANTS,
 MOST_TILES = 64
 # Blocks of them that dw adds up one after the other, for the same reason: in shares of so many bytes at most.
 SHARE_BLOCKS, SHARES_BYTES = 128, 1 << 19
-# Images of a block in HWCN, where they lie side by side.
-IMAGES = 16
+# Images of a block in HWCN, where they lie side by side: two cache lines, which memory brings together. With 16, 8
+# layers take 3% longer in the mean.
+IMAGES = 32
 
 
 # -- sums and variants ----------------------------------------------------------------------------------
