@@ -109,8 +109,9 @@ def depthwise_weight_grad(scratch, arguments, worker):
         store_integer(places, tap, (kh * dilation_h * columns + kw * dilation_w) * together)
     zero = moved(places, KH * KW + TAPS)
     store_integer(zero, 0, 0)
-    # Channels-last gradients are read where they lie.
-    in_place = y_c == 1 and C % lanes == 0
+    # Channels-last gradients are read where they lie, but not images: their pixels are pages apart, and meet in one set
+    # of L1. 512@14 of 32 images takes 0.6 of the time.
+    in_place = y_c == 1 and C % lanes == 0 and not alike
     grads_h, grads_w = (y_h, y_w) if in_place else (OW * together, together)
     steps = stride_h * columns * together, stride_w * together, grads_h, grads_w, zero
     while True:
