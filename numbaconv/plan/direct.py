@@ -32,10 +32,13 @@ FEW_OUTPUTS = 256
 # Filters that a piece packs together where they lie so: whole cache lines, while the panels of KC channels stay in L2.
 SIDE_BY_SIDE = 8 * tiling.MR
 # Filters up to which a 1 x 1 kernel reads x where it lies; twice as many where a channel is small: 64>32@56 takes 10%
-# less time, 88>24@72 20% more. From so many channels at a time, and a page of each: what a core asks memory for ahead
-# are a few long runs. Of 64 channels 960 bytes each, 104>3@130 takes twice as long.
+# less time, 88>24@72 20% more.
 FEW_FILTERS, SMALL_CHANNEL = 2 * tiling.MR, 16 * 1024
-RUNS, PAGE_BYTES = 16, 4096
+# It does so from so many channels at a time, and so many bytes of each: what a core asks memory for ahead are a few
+# long runs. Of a handful of filters, which only wait for memory, fewer and longer ones, that more filters would pay for
+# with sums that do not stay near: 512>1@91x122 takes 0.6 of the time, 104>3@130 0.55.
+RUNS, RUN_BYTES = 16, 4096
+HANDFUL, RUNS_OF_HANDFUL, HANDFUL_BYTES = 4, 8, 48 * 1024
 
 
 def block_forward(p: Product, dtype: np.dtype, threads: int) -> forward.Blocking:
@@ -74,7 +77,9 @@ def _block_forward(p: Product, dtype: np.dtype, outputs: int, threads: int) -> f
     in_place = few and flat and x_w == 1 and min(x_n, x_c) >= 0
     taps = max(1, p.KH * p.KW)
     reach = p.reach(0), p.reach(1)
-    most = (PAGE_BYTES if in_place else outputs) // dtype.itemsize
+    waits = p.F <= HANDFUL and p.OH * p.OW * dtype.itemsize > SMALL_CHANNEL
+    runs, run_bytes = (RUNS_OF_HANDFUL, HANDFUL_BYTES) if waits else (RUNS, RUN_BYTES)
+    most = (run_bytes if in_place else outputs) // dtype.itemsize
     # The channels of a block decide the order of a sum, which depends on the shape of an image alone: found for a
     # batch without end, whose blocks are as large as any. Where the batch lies together, they are cut until they fit.
     endless = replace(p, N=1 << 20)
@@ -101,7 +106,7 @@ def _block_forward(p: Product, dtype: np.dtype, outputs: int, threads: int) -> f
         images, rows, columns = _output_block(p, reach, batch, shares, most, lanes, copy, threads)
     room = tiling.PANEL_BYTES // dtype.itemsize
     fitting = min(room // largest, tiling.DEPTH // taps)
-    KC = even_blocks(p.C, min(fitting, RUNS) if few else fitting)
+    KC = even_blocks(p.C, min(fitting, runs) if few else fitting)
     while batch > 1 and most > batch and KC * (strip_elements(p, images, rows, columns, batch) + lanes) > room:
         most = most // 2
         images, rows, columns = _output_block(p, reach, batch, shares, most, lanes, copy, threads)
