@@ -22,7 +22,8 @@ channels and of small outputs; and :mod:`.weight_grad` has it with pixels as the
 channels :mod:`.weight_grad_pixels` with pixels in the vector, and :mod:`.weight_grad_filters` with filters.
 :mod:`.channels_last` turns the product round for NHWC and small maps, with :mod:`.product` in the place of
 :mod:`.gemm` and :mod:`.weight_vectors` in that of :mod:`.weight_panels`, and computes all phases of dx together.
-:mod:`.depthwise`, :mod:`.depthwise_weight_grad` and :mod:`.bias_grad` have nothing to tile.
+:mod:`.depthwise`, :mod:`.depthwise_input_grad`, :mod:`.depthwise_weight_grad` and :mod:`.bias_grad` have nothing to
+tile.
 :mod:`.winograd` computes kernels of 2 x 2 taps or more, at any stride or dilated, with fewer products.
 
 :mod:`.simd` and :mod:`.tiles` are the instructions, each with its scalar meaning, and :mod:`.emit` is how LLVM spells

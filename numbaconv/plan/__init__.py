@@ -16,6 +16,7 @@ from numba.core import config
 from ..geometry import Geometry
 from ..kernels import (
     bias_grad,
+    depthwise_input_grad,
     depthwise_weight_grad,
     forward,
     input_grad,
@@ -254,7 +255,7 @@ def kernels() -> list[tuple[str, Callable[[np.dtype], object]]]:
         weight_grad_pixels.add_pixel_shares,
         bias_grad.bias_grad,
         depthwise_kernels.depthwise_forward,
-        depthwise_kernels.depthwise_input_grad,
+        depthwise_input_grad.depthwise_input_grad,
         depthwise_weight_grad.depthwise_weight_grad,
         depthwise_weight_grad.add_depthwise_shares,
         *(winograd_forward.kernel(m, r) for m, r in VARIANTS),

@@ -6,7 +6,7 @@ from dataclasses import replace
 from math import gcd
 
 from ..geometry import LAYOUTS, Geometry
-from ..kernels import depthwise, depthwise_taps, depthwise_weight_grad, tiling
+from ..kernels import depthwise, depthwise_input_grad, depthwise_taps, depthwise_weight_grad, tiling
 from ..kernels.launch import Address, Program
 from .base import (
     Plan,
@@ -143,7 +143,7 @@ def plan_pass(plan: Plan, x: Strides, y: Strides, start: int, w: Strides, bias: 
     in_place = x[1] == y[1] == group == 1 and not plan.accumulate
     # A strip of a stride's rows is several times as large as what goes out.
     in_place = in_place and (g.stride[1] > 1 or _sets_of_l1_suffice(g, x, dtype.itemsize, 2 if by_3 else 1))
-    kernels = [(depthwise.depthwise_forward if forward_like else depthwise.depthwise_input_grad, pieces)]
+    kernels = [(depthwise.depthwise_forward if forward_like else depthwise_input_grad.depthwise_input_grad, pieces)]
     if shares:
         adding = depthwise_weight_grad.add_depthwise_shares, channels if alike else -(-channels // lanes)
         kernels = [(depthwise_weight_grad.depthwise_weight_grad, shares * parts), adding]
