@@ -59,25 +59,11 @@ def pack_strip(
     together = phases_w if split and x_w == 1 and phases_w == stride_w else 1
     for c in range(channels):
         vector_store(strip, c * pitch + phases_h * phases_w * plane, vector_zero(strip))
-    if batch > 1:  # pixel by pixel, whose channels are near each other, while one of the next pixel is pages away
-        for a in range(phases_h):
-            h = top + (base_h + a * step_h) % stride_h
-            top_row, end_row = inside(h, stride_h, H, rows)
-            for b in range(phases_w):
-                w = left + (base_w + b * step_w) % stride_w
-                first, last = inside(w, stride_w, W, columns)
-                for v in range(rows):
-                    row = moved(x, (h + v * stride_h) * x_h + w * x_w)
-                    line = moved(strip, (a * phases_w + b) * plane + v * columns * batch)
-                    here = top_row <= v and v < end_row
-                    for u in range(columns):
-                        out, pixel = moved(line, u * batch), moved(row, u * step)
-                        seen = batch if here and first <= u and u < last else 0
-                        if x_n == 1:
-                            copy_rows(out, pitch, pixel, x_c, channels, 0, seen, batch)
-                            continue
-                        for c in range(channels):
-                            copy_run(moved(out, c * pitch), moved(pixel, c * x_c), x_n, 0, seen, batch)
+    if batch > 1:
+        pack_images(
+            strip, pitch, x, x_n, x_c, x_h, x_w, H, W, channels, phases_h, phases_w, stride_h, stride_w, base_h, base_w,
+            step_h, step_w, rows, columns, batch, top, left,
+        )  # fmt: skip
         return
     # Rows that follow each other are one, and of one there is nothing to decide: what would be takes as long as its
     # copy, and keeps the loads of the next channel out of the core's window.
@@ -151,6 +137,35 @@ def pack_strip(
                             copy_run(line, row, step, first, last, columns)
                         else:
                             clear(line, columns)
+
+
+@helper
+def pack_images(
+    strip, pitch, x, x_n, x_c, x_h, x_w, H, W, channels, phases_h, phases_w, stride_h, stride_w, base_h, base_w,
+    step_h, step_w, rows, columns, batch, top, left,
+):  # fmt: skip
+    """:func:`pack_strip` of images that lie together.
+
+    Pixel by pixel, whose channels are near each other, while the next pixel of a channel is pages away.
+    """
+    for a in range(phases_h):
+        h = top + (base_h + a * step_h) % stride_h
+        top_row, end_row = inside(h, stride_h, H, rows)
+        for b in range(phases_w):
+            w = left + (base_w + b * step_w) % stride_w
+            first, last = inside(w, stride_w, W, columns)
+            for v in range(rows):
+                row = moved(x, (h + v * stride_h) * x_h + w * x_w)
+                line = moved(strip, ((a * phases_w + b) * rows + v) * columns * batch)
+                here = top_row <= v and v < end_row
+                for u in range(columns):
+                    out, pixel = moved(line, u * batch), moved(row, u * stride_w * x_w)
+                    seen = batch if here and first <= u and u < last else 0
+                    if x_n == 1:
+                        copy_rows(out, pitch, pixel, x_c, channels, 0, seen, batch)
+                        continue
+                    for c in range(channels):
+                        copy_run(moved(out, c * pitch), moved(pixel, c * x_c), x_n, 0, seen, batch)
 
 
 @helper
