@@ -17,6 +17,8 @@ products for pixels in the border that no output has, which for a 5 x 5 kernel o
                     add each row where its tap reads                     map [c][remainders][image, row, column]
             write the rows of the map that are complete to dx
 
+Where the batch lies together, as in HWCN, each of a few images is an element of its own behind (oh, ow) and column.
+
 The map is sorted by remainders modulo the stride, as the strip of the forward pass is, so that outputs side by side add
 to pixels side by side. What later outputs add to, its last rows, moves up for the next block.
 
@@ -89,9 +91,8 @@ def launch(p: Product, b: Blocking, values: dict[str, int | Address]) -> Launch:
     """`p` is the forward pass over dy that dx would be; `values` has what else COLUMNS names."""
     values = p.arguments() | values
     values |= {"channels": b.channels, "KC": b.KC, "images": b.images, "rows": b.rows, "segment": b.segment}
-    values |= {"batch": b.batch}
     values |= {"tail": b.tail, "reach": b.reach, "width": b.width, "pitch": b.pitch, "map_pitch": b.map_pitch}
-    values |= {"line": b.line}
+    values |= {"batch": b.batch, "line": b.line}
     return Launch(input_grad_columns, COLUMNS, values, pieces(p, b))
 
 
@@ -133,6 +134,7 @@ def input_grad_columns(scratch, arguments, worker):
     in_rows = w_kw == 1 and w_kh == KW and w_c == taps
     blocks, c_blocks = (N + images * batch - 1) // (images * batch), (C + channels - 1) // channels
     segments = (OH + rows * segment - 1) // (rows * segment)
+    table_of = 0
     while True:
         piece = claim(arguments, worker)
         if piece >= groups * c_blocks * blocks * segments:
@@ -146,11 +148,12 @@ def input_grad_columns(scratch, arguments, worker):
         # A row of a map, one of outputs, and the map.
         line_of_map, run = width * together, OW * together
         plane = images * height * line_of_map
-        for tap in range(taps):
+        for tap in range(taps if together != table_of else 0):
             kh, kw = divmod(tap, KW)
             v, u = kh * dilation_h, kw * dilation_w
             remainder = v % stride_h * stride_w + u % stride_w
             store_integer(table, tap, remainder * plane + v // stride_h * line_of_map + u // stride_w * together)
+        table_of = together
         start, end = part * rows * segment, min((part + 1) * rows * segment, OH)
         clear(maps, here * map_pitch)
         oh = max(0, start - reach)
