@@ -110,3 +110,8 @@ VARIANTS = (
 )
 # Those that can be written to as `out`: in native byte order and not read-only.
 WRITABLE = tuple(v for v in VARIANTS if v not in (read_only, big_endian, little_endian, subclass))
+
+
+def hwcn(array):
+    """A new array H x W x C x N from one of N x C x H x W."""
+    return np.ascontiguousarray(array.transpose(2, 3, 1, 0))

@@ -5,6 +5,9 @@ import pytest
 
 import numbaconv
 
+from .arrays import hwcn
+from .cases import in_layout
+
 # (C, H, W, F, kernel, options): blocks of rows that add to those of others, rows and columns of several remainders,
 # pixels that no output reads, channels of several pieces, groups.
 LAYERS = (
@@ -17,23 +20,16 @@ LAYERS = (
 BATCHES = (16, 21, 70)
 
 
-def hwcn(array):
-    """A new array H x W x C x N from one of N x C x H x W."""
-    return np.ascontiguousarray(array.transpose(2, 3, 1, 0))
-
-
 def problem(N, layer, number):
     """The shape of x, weight and dy in NCHW, of what `number` makes for a shape, and the options."""
     C, H, W, F, kernel, options = layer
     weight = number((F, C // options.get("groups", 1), *kernel))
     y = numbaconv.conv2d(np.zeros((N, C, H, W), weight.dtype), weight, **options)
-    text = str(numbaconv.explain((H, W, C, N), weight.shape, layout="HWCN", dtype=weight.dtype, **options))
+    text = str(
+        numbaconv.explain(in_layout("HWCN", N, C, H, W), weight.shape, layout="HWCN", dtype=weight.dtype, **options)
+    )
     assert "by columns" in text
     return (N, C, H, W), weight, number(y.shape), options
-
-
-def turned(shape):
-    return shape[2:] + shape[1::-1]
 
 
 @pytest.mark.parametrize("layer", LAYERS, ids=str)
@@ -42,7 +38,7 @@ def test_integers_are_exact(N, layer):
     rng = np.random.default_rng(N)
     shape, weight, dy, options = problem(N, layer, lambda shape: rng.integers(-3, 4, shape).astype(np.float32))
     dx = numbaconv.conv2d_input_grad(dy, weight, shape, **options)
-    of_images = numbaconv.conv2d_input_grad(hwcn(dy), weight, turned(shape), layout="HWCN", **options)
+    of_images = numbaconv.conv2d_input_grad(hwcn(dy), weight, in_layout("HWCN", *shape), layout="HWCN", **options)
     np.testing.assert_array_equal(of_images, hwcn(dx))
 
 
@@ -50,13 +46,15 @@ def test_integers_are_exact(N, layer):
 def test_an_image_has_the_same_bits_in_every_batch_and_memory(layer):
     rng = np.random.default_rng(1)
     shape, weight, dy, options = problem(70, layer, lambda shape: rng.standard_normal(shape, dtype=np.float32))
-    dx = numbaconv.conv2d_input_grad(hwcn(dy), weight, turned(shape), layout="HWCN", **options)
+    dx = numbaconv.conv2d_input_grad(hwcn(dy), weight, in_layout("HWCN", *shape), layout="HWCN", **options)
     for N in (1, 17, 33):
-        some = numbaconv.conv2d_input_grad(hwcn(dy[:N]), weight, turned((N, *shape[1:])), layout="HWCN", **options)
+        some = numbaconv.conv2d_input_grad(
+            hwcn(dy[:N]), weight, in_layout("HWCN", N, *shape[1:]), layout="HWCN", **options
+        )
         np.testing.assert_array_equal(some, dx[..., :N])
-    apart = np.zeros((*turned(shape)[:3], 140), np.float32)[..., ::2]
+    apart = np.zeros((*in_layout("HWCN", *shape)[:3], 140), np.float32)[..., ::2]
     memory = np.repeat(hwcn(dy), 2, axis=3)[..., ::2]
-    numbaconv.conv2d_input_grad(memory, weight, turned(shape), layout="HWCN", out=apart, **options)
+    numbaconv.conv2d_input_grad(memory, weight, in_layout("HWCN", *shape), layout="HWCN", out=apart, **options)
     np.testing.assert_array_equal(apart, dx)
 
 

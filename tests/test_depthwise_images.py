@@ -5,6 +5,8 @@ import pytest
 
 import numbaconv
 
+from .arrays import hwcn
+
 # Of whole vectors, of half of one, of some and a rest, and of more than a block has.
 BATCHES = (8, 16, 21, 32, 130, 272)
 LAYERS = (
@@ -13,11 +15,6 @@ LAYERS = (
     {"stride": (1, 3), "padding": (2, 0), "dilation": (2, 1)},
 )
 CHANNELS, H, W = 9, 7, 11
-
-
-def hwcn(array):
-    """A new array H x W x C x N from one of N x C x H x W."""
-    return np.ascontiguousarray(array.transpose(2, 3, 1, 0))
 
 
 def arrays(N, layer, number):

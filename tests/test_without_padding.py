@@ -20,14 +20,16 @@ def explain(case, layout, algorithm="direct"):
 
 
 def without_padding(chosen):
-    """How a plan leaves the padding out, or None. By columns, each product is one of an output, as in HWCN's dx."""
+    """How a plan leaves the padding out, or None; by columns each product is one of an output."""
     return next((way for way in ("tap by tap", "padding skipped", "by columns") if way in chosen.reason), None)
 
 
 @each_layout
 @pytest.mark.parametrize("case", PADDED, ids=str)
 def test_cases_of_the_suite_leave_the_padding_out(case, layout):
-    assert any(without_padding(chosen) for chosen in explain(case, layout))
+    ways = {without_padding(chosen) for chosen in explain(case, layout)}
+    # In HWCN dx by columns is faster in two of the cases than what they are of in other layouts.
+    assert ways & ({"tap by tap", "padding skipped"} | ({"by columns"} if layout == "HWCN" else set()))
 
 
 @each_layout
