@@ -30,7 +30,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
-from . import tiling
+from . import tiling, weight_vectors
 from .jit import helper, inner
 from .launch import Address, Launch, NestKernel
 from .pixels import pack_pixels, unpack_pixels
@@ -50,7 +50,7 @@ from .simd import (
     unpacked,
 )
 from .tiles import AROUND, ASKED
-from .weight_vectors import packing, panel_elements
+from .weight_vectors import Tap, packing, panel_elements
 from .work import claim
 
 MR = tiling.FILTERS_MR
@@ -111,17 +111,18 @@ def launches(whole: Product, parts: list[Product], b: Blocking, lanes: int) -> t
     values |= {"flat": b.flat, "joined": b.joined, "taps_at_once": b.taps, "skips": b.skips}
     values |= {"images": b.images, "rows": b.rows, "columns": b.columns, "strip_size": b.strip, "pitch": b.pitch}
     values |= {"sums_size": b.sums, "listed": b.listed}
-    packed, names, panels = [], LAST, 0
+    names, taps, panels = LAST, [], 0
     for i, p in enumerate(parts):
-        place, elements = Address("panels", panels), panel_elements(p, lanes)
-        if elements > 0:
-            packed.append(packing(p, place, b.CB, lanes))
-        panels += elements
+        place = Address("panels", panels)
+        places = weight_vectors.places(p)
+        taps += [Tap(tap, panels // lanes, len(places), index, 1) for index, tap in enumerate(places)]
+        panels += panel_elements(p, lanes)
         first_h, first_w = p.pixels.first if p.pixels else (0, 0)
         part = p.arguments() | {"first_h": first_h, "first_w": first_w, "panels": place}
         names += tuple(f"{name} {i}" for name in PART)
         values |= {f"{name} {i}": part[name] for name in PART}
     pieces = whole.groups * -(-whole.F // b.MC) * blocks(whole, b)
+    packed = [packing(whole, taps, b.CB, lanes)] if panels > 0 else []
     return [*packed, Launch(channels_last, names, values, pieces)], panels
 
 

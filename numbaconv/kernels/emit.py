@@ -290,8 +290,8 @@ def emit_transposed_copy(vector, step, whole):
     return generate
 
 
-def emit_transposed_block(builder, dst, dst_pitch, src, src_pitch, vector, row_of_dst=None):
-    """Turn a whole block; `row_of_dst` is (left, width, gap), if rows of its columns end in it and a gap follows."""
+def emit_transposed_block(builder, dst, place_of, src, src_pitch, vector):
+    """Turn a whole block: column j to dst[place_of(j)], asked for in order."""
     half = Vector(vector.dtype, vector.lanes // 2)
 
     def load_row(i, first):
@@ -303,22 +303,38 @@ def emit_transposed_block(builder, dst, dst_pitch, src, src_pitch, vector, row_o
         for first in (0, half.lanes)
         for column in emit_transposed(builder, lambda i, first=first: load_row(i, first), vector)
     ]
-    if row_of_dst is None:  # no place waits for the one before
-        for j, value in enumerate(turned):
-            emit_store(builder, value, dst, builder.mul(dst_pitch, ir.Constant(I64, j)), vector)
-        return
-    left, width, gap = row_of_dst
-    place, zero = ir.Constant(I64, 0), ir.Constant(I64, 0)
-    for value in turned:
-        emit_store(builder, value, dst, place, vector)
+    for j, value in enumerate(turned):
+        emit_store(builder, value, dst, place_of(ir.Constant(I64, j)), vector)
+
+
+def across_rows(builder, pitch, left, width, gap):
+    """The place of a column each time it is called: `pitch` apart, and a gap after `left` and each `width` of them."""
+    state = [ir.Constant(I64, 0), left]
+
+    def place_of(j):
+        place, left = state
         left = builder.sub(left, ir.Constant(I64, 1))
-        ends = builder.icmp_signed("==", left, zero)
-        place = builder.add(builder.add(place, dst_pitch), builder.select(ends, gap, zero))
-        left = builder.select(ends, width, left)
+        ends = builder.icmp_signed("==", left, ir.Constant(I64, 0))
+        further = builder.add(builder.add(place, pitch), builder.select(ends, gap, ir.Constant(I64, 0)))
+        state[:] = further, builder.select(ends, width, left)
+        return place
+
+    return place_of
 
 
-def emit_turned_rows(builder, dst, offset_of, src, src_pitch, n_rows, n_columns, MR, vector):
-    """dst[offset_of(j) + r] = src[r * src_pitch + j] if r < n_rows else 0, for r < MR and j < n_columns."""
+def listed_places(builder, places, index):
+    """The place of column j: places[2 * j] + index * places[2 * j + 1]."""
+
+    def place_of(j):
+        pair = builder.gep(places, [builder.mul(j, ir.Constant(I64, 2))], source_etype=I64)
+        scale = builder.load(builder.gep(pair, [ir.Constant(I64, 1)], source_etype=I64), typ=I64)
+        return builder.add(builder.load(pair, typ=I64), builder.mul(index, scale))
+
+    return place_of
+
+
+def emit_turned_rows(builder, dst, place_of, src, src_pitch, n_rows, n_columns, MR, vector):
+    """dst[place_of(j) + r] = src[r * src_pitch + j] if r < n_rows else 0, for r < MR and j < n_columns."""
     lanes, kind = vector.lanes, element(vector.dtype)
     at_once = 1  # rows turned together
     while at_once < min(MR, lanes):
@@ -345,7 +361,7 @@ def emit_turned_rows(builder, dst, offset_of, src, src_pitch, n_rows, n_columns,
             start = j // at_once * at_once
             picks = ir.Constant(ir.VectorType(I32, count), list(range(start, start + count)))
             column = builder.shuffle_vector(turned[j % at_once], turned[j % at_once], picks)
-            place = offset_of(ir.Constant(I64, j))
+            place = place_of(ir.Constant(I64, j))
             address = builder.gep(dst, [builder.add(place, ir.Constant(I64, first))], source_etype=kind)
             address = builder.bitcast(address, column.type.as_pointer())
             builder.store(column, address, align=item_bytes(vector))

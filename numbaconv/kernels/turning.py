@@ -3,12 +3,11 @@
 Each is a hundred instructions: functions of their own, which a kernel compiles once and calls from several places.
 """
 
-from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
 from . import tiling
-from .emit import I64, Vector, emit_transposed_block, emit_transposed_copy, emit_turned_rows
+from .emit import Vector, across_rows, emit_transposed_block, emit_transposed_copy, emit_turned_rows, listed_places
 from .jit import helper
 from .simd import lanes_of, moved, prefetch
 
@@ -53,7 +52,8 @@ def copy_transposed_whole(typingctx, destination, destination_pitch, source, sou
     """destination[j * destination_pitch + i] = source[i * source_pitch + j] for i, j < lanes"""
 
     def generate(context, builder, signature, args):
-        emit_transposed_block(builder, *args, Vector(signature.args[0].dtype))
+        dst, pitch, src, step = args
+        emit_transposed_block(builder, dst, lambda j: builder.mul(pitch, j), src, step, Vector(signature.args[0].dtype))
         return context.get_dummy_value()
 
     return types.void(destination, types.int64, source, types.int64), generate
@@ -67,7 +67,9 @@ def copy_transposed_across(typingctx, destination, destination_pitch, source, so
     """
 
     def generate(context, builder, signature, args):
-        emit_transposed_block(builder, *args[:4], Vector(signature.args[0].dtype), args[4:])
+        dst, pitch, src, step, *row = args
+        place_of = across_rows(builder, pitch, *row)
+        emit_transposed_block(builder, dst, place_of, src, step, Vector(signature.args[0].dtype))
         return context.get_dummy_value()
 
     return types.void(destination, types.int64, source, *[types.int64] * 4), generate
@@ -92,22 +94,31 @@ def copy_turned(typingctx, panel, pitch, MR, source, step, rows, columns):
 
 @intrinsic(prefer_literal=True)
 def copy_turned_to(typingctx, panels, places, index, MR, source, step, rows, columns):
-    """The same, to panels[places[2 * j] + index * places[2 * j + 1] + r]."""
-    n = MR.literal_value
+    """The same, to panels[places[2 * j] + index * places[2 * j + 1] + r]; MR of 0 for `lanes`."""
 
     def generate(context, builder, signature, args):
         panels, places, index, _, source, step, rows, columns = args
-
-        def offset_of(j):
-            pair = builder.gep(places, [builder.mul(j, ir.Constant(I64, 2))], source_etype=I64)
-            scale = builder.load(builder.gep(pair, [ir.Constant(I64, 1)], source_etype=I64), typ=I64)
-            return builder.add(builder.load(pair, typ=I64), builder.mul(index, scale))
-
-        emit_turned_rows(builder, panels, offset_of, source, step, rows, columns, n, Vector(signature.args[0].dtype))
+        vector = Vector(signature.args[0].dtype)
+        n = MR.literal_value or vector.lanes
+        place_of = listed_places(builder, places, index)
+        emit_turned_rows(builder, panels, place_of, source, step, rows, columns, n, vector)
         return context.get_dummy_value()
 
     kinds = (panels, places, types.int64, MR, source, types.int64, types.int64, types.int64)
     return types.void(*kinds), generate
+
+
+@intrinsic
+def copy_transposed_to(typingctx, panels, places, index, source, step):
+    """The same for `lanes` rows and columns."""
+
+    def generate(context, builder, signature, args):
+        panels, places, index, source, step = args
+        place_of = listed_places(builder, places, index)
+        emit_transposed_block(builder, panels, place_of, source, step, Vector(signature.args[0].dtype))
+        return context.get_dummy_value()
+
+    return types.void(panels, places, types.int64, source, types.int64), generate
 
 
 @helper
@@ -217,3 +228,13 @@ def turn_rows(panel, pitch, source, step, rows, columns):
 def turn_rows_to(panels, places, index, source, step, rows, columns):
     """The same, to panels[places[2 * j] + index * places[2 * j + 1] + r]."""
     copy_turned_to(panels, places, index, MR, source, step, rows, columns)
+
+
+@helper
+def turn_block_to(panels, places, index, source, step, rows, columns):
+    """The same for `lanes` rows instead of MR."""
+    lanes = lanes_of(panels)
+    if rows == lanes and columns == lanes:
+        copy_transposed_to(panels, places, index, source, step)
+    else:
+        copy_turned_to(panels, places, index, 0, source, step, rows, columns)

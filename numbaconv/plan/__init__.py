@@ -260,7 +260,6 @@ def kernels() -> list[tuple[str, Callable[[np.dtype], object]]]:
         depthwise_weight_grad.add_depthwise_shares,
         *(winograd_forward.kernel(m, r) for m, r in VARIANTS),
         *(winograd_weight_grad.kernel(m, r) for m, r in GRAD_VARIANTS),
-        winograd_maps.split_weight,
         winograd_maps.join_weight,
     )
     drivers = [("serial driver", False), ("parallel driver", True)]

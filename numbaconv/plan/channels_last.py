@@ -9,7 +9,7 @@ from math import prod
 import numpy as np
 
 from ..geometry import LAYOUTS
-from ..kernels import channels_last, tiling
+from ..kernels import channels_last, tiling, weight_vectors
 from ..kernels.launch import Program
 from ..kernels.problem import Product, together
 from ..kernels.product import rows_read
@@ -204,6 +204,8 @@ def plan_products(plan: Plan, products: list[Product], skips: bool = False) -> P
         launches += of_group
         panels = max(panels, elements)
     scratch = max(b.scratch(dtype.itemsize) for b in blocks)
+    taps = max(sum(p.KH * p.KW for p in parts) for _, parts in several)
+    scratch = max(scratch, weight_vectors.stage_bytes(taps, lanes) // dtype.itemsize)
     parallel = enough_work(plan.geometry, dtype)
     program = Program(launches, plan.arrays, {"panels": panels}, scratch, dtype, parallel)
     b = blocks[-1]  # the first one may be that of the zeros

@@ -8,7 +8,7 @@ from math import prod
 import numpy as np
 
 from ..geometry import LAYOUTS, Geometry
-from ..kernels import tiling, weight_grad_shares
+from ..kernels import tiling, weight_grad_shares, weight_vectors
 from ..kernels import weight_grad as direct_grad
 from ..kernels.launch import Launch, Program
 from ..kernels.problem import Product
@@ -160,23 +160,24 @@ def plan_products(plan: Plan, products: list[Product]) -> Plan:
     """Plan of y or dx, of one dense problem or as many as dx has phases."""
     g, dtype = plan.geometry, plan.dtype
     r = maps_of(plan.name, (g.KH, g.KW), g.stride).r
+    lanes = tiling.lanes(dtype.itemsize)
+    problems = [(p, Maps.cut((p.KH, p.KW), p.stride, r)) for p in map(upright, products)]
+    blocks = [block_product(maps, p, dtype, plan.axes, plan.threads) for p, maps in problems]
+    scratch = max(b.scratch for b in blocks)
     launches: list[Launch] = []
-    scratch, parts = 0, 0
-    for p in map(upright, products):
-        maps = Maps.cut((p.KH, p.KW), p.stride, r)
-        b = block_product(maps, p, dtype, plan.axes, plan.threads)
-        scratch = max(scratch, b.scratch, maps.table)
-        if not maps.plain or g.stride != (1, 1):
-            splitting, p = split(p, maps, parts)
-            launches.append(splitting)
-            parts += p.groups * p.F * p.w_strides[1]
-        launches.append(forward.launch(p, b))
+    parts = 0
+    if any(not maps.plain for _, maps in problems) or g.stride != (1, 1):
+        launches, ready, parts = split(problems, lanes)
+        problems = [(p, maps) for p, (_, maps) in zip(ready, problems, strict=True)]
+        scratch = max(scratch, weight_vectors.stage_bytes(g.KH * g.KW, lanes) // dtype.itemsize)
+    launches += [forward.launch(p, b) for (p, _), b in zip(problems, blocks, strict=True)]
     parallel = enough_work(g, dtype)
-    program = Program(launches, plan.arrays, {"parts": parts}, scratch, dtype, parallel, TOTAL_BYTES)
-    blocks = {"filters": b.FB, "channels": b.KC}
+    program = Program(launches, plan.arrays, {"panels": parts}, scratch, dtype, parallel, TOTAL_BYTES)
+    b = blocks[-1]
+    sizes = {"filters": b.FB, "channels": b.KC}
     if plan.name == "input gradient":
-        blocks = {"channels": b.FB, "filters": b.KC}
-    return _finish(plan, program, blocks, b)
+        sizes = {"channels": b.FB, "filters": b.KC}
+    return _finish(plan, program, sizes, b)
 
 
 def plan_weight_grad(plan: Plan, x: Strides, y: Strides, start: int, w: Strides) -> Plan:

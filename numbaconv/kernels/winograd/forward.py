@@ -66,7 +66,7 @@ WINOGRAD = (
     "record", "x", "x_n", "x_c", "x_h", "x_w", "H", "W", "weight", "w_group", "w_row", "w_channel", "w_kh", "w_kw",
     "bias", "bias_f", "y", "y_n", "y_f", "y_h", "y_w", "N", "OH", "OW", "groups", "C", "F", "offset_h", "offset_w",
     "stride_h", "stride_w", "maps", "maps_w", "dilation_h", "dilation_w", "KC", "FB", "UB", "images", "rows", "columns",
-    "capacity", "u_plane", "v_plane", "m_plane", "strip_size", "accumulate", "scratch_size",
+    "capacity", "u_plane", "v_plane", "m_plane", "strip_size", "packed", "accumulate", "scratch_size",
 )  # fmt: skip
 WINOGRAD_COUNT = len(WINOGRAD)
 
@@ -76,7 +76,7 @@ def launch(p: Product, b: Blocking) -> Launch:
     values = p.arguments() | b.maps.arguments() | {"KC": b.KC, "FB": b.FB, "UB": b.UB}
     values |= {"images": b.images, "rows": b.rows, "columns": b.columns}
     values |= {"capacity": b.capacity, "u_plane": b.u_plane, "v_plane": b.v_plane, "m_plane": b.m_plane}
-    values |= {"strip_size": b.strip}
+    values |= {"strip_size": b.strip, "packed": p.weight.name == "panels"}
     down, right = (b.m * step for step in p.dilation)
     steps = (p.N, b.images), (p.OH, b.rows * down), (p.OW, b.columns * right), (p.F, b.FB)
     pieces = p.groups * prod(-(-extent // step) for extent, step in steps)
@@ -99,7 +99,7 @@ def kernel(m, r):
             _, x_address, x_n, x_c, x_h, x_w, H, W, weight_address, w_group, w_row, w_channel, w_kh, w_kw,
             bias_address, bias_f, y_address, y_n, y_f, y_h, y_w, N, OH, OW, groups, C, F, offset_h, offset_w,
             stride_h, stride_w, maps, maps_w, dilation_h, dilation_w, KC, FB, UB, images, rows, columns, capacity,
-            u_plane, v_plane, m_plane, strip_size, accumulate, scratch_size,
+            u_plane, v_plane, m_plane, strip_size, in_vectors, accumulate, scratch_size,
         ) = unpacked(arguments, WINOGRAD_COUNT)  # fmt: skip
         x, weight = pointer(x_address, scratch), pointer(weight_address, scratch)
         y, bias = pointer(y_address, scratch), pointer(bias_address, scratch)
@@ -151,7 +151,8 @@ def kernel(m, r):
                         taps = moved(weight, group * w_group + (f_block * FB + u) * w_row + c * w_channel)
                         # The strip, which has been read, is the stage.
                         transform_filters(
-                            U, u_plane, KC * lanes, strip, taps, w_row, w_channel, w_kh, w_kw, some, channels
+                            U, u_plane, KC * lanes, strip, taps, w_row, w_channel, w_kh, w_kw, in_vectors, some,
+                            channels,
                         )  # fmt: skip
                         packed = filter_block
                     for position in range(n * n):

@@ -6,7 +6,7 @@ Along an axis, at stride s, tap k of a kernel is i = 0 ... r - 1 of part (p, a) 
 
 Map (p, a) is every s-th pixel of x, from a + s r p on. As the sum over maps is one more sum over channels, the
 transforms and the products are those of r x r taps on as many channels as all maps have together; taps that a part
-lacks are 0. :func:`split_weight` makes the parts of a kernel, and :func:`join_weight` a kernel's gradient from theirs.
+lacks are 0. :func:`split` makes the parts of a kernel, and :func:`join_weight` a kernel's gradient from theirs.
 
 Source: D. Huang et al., DWM: A Decomposable Winograd Method for Convolution Acceleration (AAAI 2020).
 """
@@ -14,17 +14,19 @@ Source: D. Huang et al., DWM: A Decomposable Winograd Method for Convolution Acc
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import product
 
 from ...geometry import Geometry
 from ..jit import helper
 from ..launch import Address, Launch, NestKernel
 from ..pixels import pack_pixels
 from ..problem import Product
-from ..rows import clear, clear_first, inside
+from ..rows import clear, inside
 from ..simd import integers, lanes_of, load, load_integer, moved, pointer, store, store_integer, unpacked
+from ..weight_vectors import Tap, packing, places
 from ..work import claim
 
-# Filters that are split or joined as one piece of work.
+# Filters that are joined as one piece of work.
 ROWS = 16
 
 
@@ -60,8 +62,18 @@ class Maps:
 
     @property
     def table(self) -> int:
-        """Elements of scratch of a worker that splits or joins a weight: an int64 for each tap."""
+        """Elements of scratch of a worker that joins a gradient: an int64 for each tap."""
         return 2 * self.kernel_size[0] * self.kernel_size[1]
+
+    def places(self, C: int) -> list[int]:
+        """Where parts of C channels have the taps of channel 0, [map][channel][i, j]; in the order of (kh, kw)."""
+        (KH, KW), (down, right), r = self.kernel_size, self.stride, self.r
+        found = []
+        for kh, kw in product(range(KH), range(KW)):
+            (p_h, i), (p_w, j) = divmod(kh // down, r), divmod(kw // right, r)
+            q = (p_h * down + kh % down) * self.count[1] + p_w * right + kw % right
+            found.append((q * C * r + i) * r + j)
+        return found
 
     def strides(self, C: int) -> tuple[int, int, int, int]:
         """Elements from a filter, channel, row and column to the next one, in all parts of a kernel of C channels."""
@@ -72,34 +84,33 @@ class Maps:
         return {"maps": self.all, "maps_w": self.count[1], "stride_h": self.stride[0], "stride_w": self.stride[1]}
 
 
-def split(p: Product, maps: Maps, first: int) -> tuple[Launch, Product]:
-    """The launch that makes the parts of the weight, from element `first` of "parts" on, and the problem with those."""
-    strides = maps.strides(p.C)
-    weight: dict[str, int | Address] = {"weight": p.weight, "parts": Address("parts", first)}
-    weight |= dict(zip(("w_group", "w_row", "w_channel", "w_kh", "w_kw"), p.w_strides, strict=True))
-    launch = _launch(split_weight, SPLIT_WEIGHT, maps, p.groups, p.F, p.C, weight)
-    parts = Address("parts", first)
-    return launch, replace(p, weight=parts, w_strides=(p.F * strides[0], *strides), KH=maps.r, KW=maps.r)
+def split(products: list[tuple[Product, Maps]], lanes: int) -> tuple[list[Launch], list[Product], int]:
+    """The launch that makes the parts of the weights, the problems with those, and the elements of all parts.
+
+    Parts are vectors of `lanes` filters, [group][filter // lanes][map, channel][i, j], as the filters' transform reads
+    them.
+    """
+    taps, with_parts, start = [], [], 0
+    for p, maps in products:
+        r, of = maps.r, maps.taps
+        first, found = start // lanes, dict(zip(maps.places(p.C), places(p), strict=True))
+        for q, i in product(range(maps.all if p.C > 0 else 0), range(r * r)):
+            at = q * p.C * r * r + i
+            taps.append(Tap(found.get(at), first + at, of, 0, r * r))
+        strides = -(-p.F // lanes) * lanes * p.C * of, p.C * of, r * r * lanes, 0, 0
+        with_parts.append(replace(p, weight=Address("panels", start), w_strides=strides, KH=r, KW=r))
+        start += p.groups * strides[0]
+    p = max((p for p, _ in products), key=lambda p: p.C)  # pixels that no tap reads are sums of no channels
+    launches = [packing(p, taps, p.C, lanes)] if start > 0 else []
+    return launches, with_parts, start
 
 
 def join(g: Geometry, values: dict[str, int | Address], maps: Maps) -> Launch:
     """The launch that makes dw of its parts; `values` are those of :func:`..weight_grad.arguments_of`."""
     F, C = g.F // g.groups, g.C // g.groups
-    return _launch(join_weight, JOIN_WEIGHT, maps, g.groups, F, C, values | {"parts": Address("parts")})
-
-
-def _launch(
-    kernel: NestKernel,
-    names: tuple[str, ...],
-    maps: Maps,
-    groups: int,
-    F: int,
-    C: int,
-    values: dict[str, int | Address],
-) -> Launch:
-    values = values | maps.arguments() | {"r": maps.r}
-    values |= {"groups": groups, "F": F, "C": C, "KH": maps.kernel_size[0], "KW": maps.kernel_size[1]}
-    return Launch(kernel, names, values, groups * -(-F // ROWS))
+    values = values | maps.arguments() | {"parts": Address("parts"), "r": maps.r}
+    values |= {"groups": g.groups, "F": F, "C": C, "KH": g.KH, "KW": g.KW}
+    return Launch(join_weight, JOIN_WEIGHT, values, g.groups * -(-F // ROWS))
 
 
 @helper
@@ -113,40 +124,6 @@ def fill_places(places, KH, KW, r, maps_w, stride_h, stride_w, C):
             store_integer(places, kh * KW + kw, (q * C * r + i) * r + j)
 
 
-SPLIT_WEIGHT = (
-    "record", "weight", "w_group", "w_row", "w_channel", "w_kh", "w_kw", "parts", "groups", "F", "C", "KH", "KW",
-    "r", "maps", "maps_w", "stride_h", "stride_w", "scratch_size",
-)  # fmt: skip
-SPLIT_WEIGHT_COUNT = len(SPLIT_WEIGHT)
-
-
-@NestKernel
-def split_weight(scratch, arguments, worker):
-    """parts[group, f, map, c, i, j] = the tap of weight[f, c], or 0 where there is none."""
-    (
-        _, weight_address, w_group, w_row, w_channel, w_kh, w_kw, parts_address, groups, F, C, KH, KW,
-        r, maps, maps_w, stride_h, stride_w, scratch_size,
-    ) = unpacked(arguments, SPLIT_WEIGHT_COUNT)  # fmt: skip
-    weight, parts = pointer(weight_address, scratch), pointer(parts_address, scratch)
-    places = integers(moved(scratch, worker * scratch_size))
-    fill_places(places, KH, KW, r, maps_w, stride_h, stride_w, C)
-    pitch = maps * C * r * r
-    blocks = (F + ROWS - 1) // ROWS
-    while True:
-        piece = claim(arguments, worker)
-        if piece >= groups * blocks:
-            return 0
-        group, block = divmod(piece, blocks)
-        for f in range(block * ROWS, min(F, (block + 1) * ROWS)):
-            out, source = moved(parts, (group * F + f) * pitch), moved(weight, group * w_group + f * w_row)
-            clear_first(out, pitch)  # and nothing of the next filter, which may be another worker's
-            for c in range(C):
-                for kh in range(KH):
-                    for kw in range(KW):
-                        place = load_integer(places, kh * KW + kw) + c * r * r
-                        store(out, place, load(source, c * w_channel + kh * w_kh + kw * w_kw))
-
-
 JOIN_WEIGHT = (
     "record", "parts", "dw", "w_f", "w_c", "w_kh", "w_kw", "groups", "F", "C", "KH", "KW",
     "r", "maps", "maps_w", "stride_h", "stride_w", "accumulate", "scratch_size",
@@ -156,7 +133,7 @@ JOIN_WEIGHT_COUNT = len(JOIN_WEIGHT)
 
 @NestKernel
 def join_weight(scratch, arguments, worker):
-    """dw (+)= its parts, which lie as those of :func:`split_weight`."""
+    """dw (+)= its parts, parts[group, f, map, c, i, j]."""
     (
         _, parts_address, dw_address, w_f, w_c, w_kh, w_kw, groups, F, C, KH, KW,
         r, maps, maps_w, stride_h, stride_w, accumulate, scratch_size,

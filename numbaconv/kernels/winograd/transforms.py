@@ -184,23 +184,27 @@ def make_filter_transform(n, r):
     @helper
     @named(n, r)
     def transform_filters(
-        destination, plane, block_pitch, stage, weight, w_row, w_channel, w_kh, w_kw, filters, channels
+        destination, plane, block_pitch, stage, weight, w_row, w_channel, w_kh, w_kw, packed, filters, channels
     ):  # fmt: skip
         """destination[(i, j) * plane + f // lanes * block_pitch + c * lanes + f % lanes] = element (i, j) of (f, c).
 
-        `stage` has room for `channels` x r x r + r n vectors and one more.
+        `stage` has room for `channels` x r x r + r n vectors and one more. `packed`: the weight is in vectors of
+        filters already, as :func:`pack_filters` has them.
         """
         lanes = lanes_of(stage)
         taps = r * r
         lines = moved(stage, channels * taps * lanes)
         for f in range(0, filters, lanes):
             here = min(lanes, filters - f)
-            if here < lanes:
-                clear(stage, channels * taps * lanes)
-            block = moved(destination, f // lanes * block_pitch)
-            pack_filters(stage, moved(weight, f * w_row), w_row, w_channel, w_kh, w_kw, r, here, channels)
+            block, kernels = moved(destination, f // lanes * block_pitch), stage
+            if packed:
+                kernels = moved(weight, f * w_row)
+            else:
+                if here < lanes:
+                    clear(stage, channels * taps * lanes)
+                pack_filters(stage, moved(weight, f * w_row), w_row, w_channel, w_kh, w_kw, r, here, channels)
             for c in range(channels):
-                kernel = moved(stage, c * taps * lanes)
+                kernel = moved(kernels, c * taps * lanes)
                 for kw in range(r):
                     line(FILTER, n, r, moved(kernel, kw * lanes), r * lanes, moved(lines, kw * lanes), r * lanes)
                 for i in range(n):
