@@ -103,9 +103,6 @@ LEFT = 1.25
 # How many times as long direct takes for y at a stride; and how many times as long Winograd's dx takes at one, and how
 # much longer dw on maps, for each pixel from one of a map to the next.
 STRIDED, PHASES, SORTING = 1.1, 1.1, 0.1
-# And of each tap of each phase of dx at a stride, whose weight is sorted by phase before: 256>256@14 5x5/2 on 4 images
-# takes twice as long as direct.
-SORTED_TAP = 12
 
 
 def expected_ratio(name: str, g: Geometry, dtype: np.dtype, axes: Axes) -> float:
@@ -138,8 +135,7 @@ def expected_ratio(name: str, g: Geometry, dtype: np.dtype, axes: Axes) -> float
         direct = taps * pixels * C / lanes * (DIRECT * rows + min(PACKING, STRIP * rows))
         direct *= min(1, LEFT * _not_with_padding(name, g))
         direct *= APART if prod(s.dilation) > 1 else STRIDED if max(s.maps.stride) > 1 else 1
-    sorting = SORTED_TAP * phases * r**2 * C * F if phases > 1 else 0
-    return ((m + r - 1) ** 2 * phases * work + sorting) / direct
+    return (m + r - 1) ** 2 * phases * work / direct
 
 
 def _not_with_padding(name: str, g: Geometry) -> float:
