@@ -196,7 +196,8 @@ def test_plots(results, peer, tmp_path):
 # -- sides -------------------------------------------------------------------------------------------
 
 
-def test_further_sides_take_turns():
+def test_further_sides_take_turns(monkeypatch):
+    monkeypatch.setattr("bench.compare.WARM_SECONDS", 0)
     turns = []
 
     def side(name, *passes):

@@ -1,6 +1,7 @@
 """How `python -m bench` checks and times, on functions that do next to nothing, and how it finds the peak."""
 
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -100,11 +101,21 @@ def test_budget_ends_the_rounds_of_both_sides():
     assert 1 < result.calls <= compare.MOST_CALLS
 
 
-def test_without_the_other_side_there_is_no_ratio():
+def test_without_the_other_side_there_is_no_ratio(monkeypatch):
+    monkeypatch.setattr(compare, "WARM_SECONDS", 0)
     calls = []
     result = compare.measure(LAYER, "y", make_side("us", 0, calls), None, "direct", 0.0, 4, np.inf)
     assert (result.rounds, result.theirs, result.ratio, result.ratio_of_medians) == (4, [], None, None)
     assert len(calls) == 4 + 4 * 2 * result.calls  # two turns to warm up; half of all calls are not timed
+
+
+def test_cores_are_warm_before_calls_are_timed(monkeypatch):
+    monkeypatch.setattr(compare, "WARM_SECONDS", 0.02)
+    calls = []
+    begin = time.perf_counter()
+    compare.take_turn(lambda: calls.append(time.perf_counter()), 2)
+    assert len(calls) > 4
+    assert calls[-3] - begin >= 0.02
 
 
 @pytest.mark.skipif(not compare.TASKS.is_dir(), reason="reads Linux's /proc")
