@@ -30,7 +30,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
-from . import tiling, weight_vectors
+from . import tiling
 from .jit import helper, inner
 from .launch import Address, Launch, NestKernel
 from .pixels import pack_pixels, unpack_pixels
@@ -50,7 +50,7 @@ from .simd import (
     unpacked,
 )
 from .tiles import AROUND, ASKED
-from .weight_vectors import Tap, packing, panel_elements
+from .weight_vectors import Tap, packing, panel_elements, places_of_taps
 from .work import claim
 
 MR = tiling.FILTERS_MR
@@ -113,12 +113,11 @@ def launches(whole: Product, parts: list[Product], b: Blocking, lanes: int) -> t
     values |= {"sums_size": b.sums, "listed": b.listed}
     names, taps, panels = LAST, [], 0
     for i, p in enumerate(parts):
-        place = Address("panels", panels)
-        places = weight_vectors.places(p)
-        taps += [Tap(tap, panels // lanes, len(places), index, 1) for index, tap in enumerate(places)]
+        here, places = Address("panels", panels), places_of_taps(p)
+        taps += [Tap(place, panels // lanes, len(places), index, step=1) for index, place in enumerate(places)]
         panels += panel_elements(p, lanes)
         first_h, first_w = p.pixels.first if p.pixels else (0, 0)
-        part = p.arguments() | {"first_h": first_h, "first_w": first_w, "panels": place}
+        part = p.arguments() | {"first_h": first_h, "first_w": first_w, "panels": here}
         names += tuple(f"{name} {i}" for name in PART)
         values |= {f"{name} {i}": part[name] for name in PART}
     pieces = whole.groups * -(-whole.F // b.MC) * blocks(whole, b)

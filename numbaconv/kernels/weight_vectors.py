@@ -36,10 +36,11 @@ SIDE_BY_SIDE = 4
 
 @dataclass(frozen=True)
 class Tap:
-    """Element `place` of the weight for filter 0 and channel 0, or none if the tap is 0; and where its vectors go.
+    """Where a tap is, and where its vectors go.
 
-    The vector of panel p and channel c of a block from `first` on, `channels` of them, is vector
-    `start + (p * C + first) * of + index * channels + (c - first) * step` of the panels.
+    It is element `place` of the weight for filter 0 and channel 0, or none if it is 0. Panels have `of` vectors of each
+    channel. That of panel p and channel c, in a block of `channels` from `first` on, is vector
+    `start + (p * C + first) * of + index * channels + (c - first) * step`.
     """
 
     place: int | None
@@ -54,13 +55,13 @@ def panel_elements(p: Product, lanes: int) -> int:
     return p.groups * -(-p.F // lanes) * lanes * p.C * p.KH * p.KW
 
 
-def places(p: Product) -> list[int]:
+def places_of_taps(p: Product) -> list[int]:
     """Where the taps of a problem are in the weight, in the order of (kh, kw)."""
     _, _, _, w_kh, w_kw = p.w_strides
     return [p.weight.offset + kh * w_kh + kw * w_kw for kh in range(p.KH) for kw in range(p.KW)]
 
 
-def listed(taps: int, lanes: int) -> int:
+def channels_listed(taps: int, lanes: int) -> int:
     """Channels whose taps are listed together, where they follow each other: so that whole blocks are turned."""
     return lanes if taps < lanes else 1
 
@@ -78,7 +79,7 @@ def packing(p: Product, taps: Sequence[Tap], CB: int, lanes: int) -> Launch:
     follow = w_row != 1 and [tap.place - first for tap in found] == list(range(len(found)))
     values = p.arguments() | {"weight": Address("weight", first), "panels": Address("panels"), "CB": CB}
     values |= {"taps": len(found), "zeros": len(taps) - len(found), "follow": follow}
-    values |= {"listed": listed(len(found), lanes) if follow and w_channel == len(found) else 1}
+    values |= {"listed": channels_listed(len(found), lanes) if follow and w_channel == len(found) else 1}
     values |= {"together": SIDE_BY_SIDE if w_row == 1 else 1}
     names = PACK_VECTORS
     for t, tap in enumerate([*found, *(tap for tap in taps if tap.place is None)]):

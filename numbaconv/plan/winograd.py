@@ -186,7 +186,6 @@ def plan_weight_grad(plan: Plan, x: Strides, y: Strides, start: int, w: Strides)
     values = direct_grad.arguments_of(g, x, y, start, w, plan.accumulate)
     launches = weight_grad.launches(g, values, b)
     scratch = max(b.scratch, weight_grad_shares.stage_elements(b.r**2, tiling.lanes(dtype.itemsize)))
-    scratch = max(scratch, maps.table)
     buffers = {"partial": weight_grad.partial_elements(g, b), "parts": g.F * C * maps.taps if in_parts else 0}
     program = Program(launches, plan.arrays, buffers, scratch, dtype, enough_work(g, dtype), TOTAL_BYTES)
     return _finish(plan, program, {"shares": b.shares, "filters": b.FB, "channels": b.CB}, b)

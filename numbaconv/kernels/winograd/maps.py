@@ -23,7 +23,7 @@ from ..pixels import pack_pixels
 from ..problem import Product
 from ..rows import clear, inside
 from ..simd import integers, lanes_of, load, load_integer, moved, pointer, store, store_integer, unpacked
-from ..weight_vectors import Tap, packing, places
+from ..weight_vectors import Tap, packing, places_of_taps
 from ..work import claim
 
 # Filters that are joined as one piece of work.
@@ -60,11 +60,6 @@ class Maps:
         """Taps of a channel in all parts of the kernel, those that are 0 included."""
         return self.all * self.r**2
 
-    @property
-    def table(self) -> int:
-        """Elements of scratch of a worker that joins a gradient: an int64 for each tap."""
-        return 2 * self.kernel_size[0] * self.kernel_size[1]
-
     def places(self, C: int) -> list[int]:
         """Where parts of C channels have the taps of channel 0, [map][channel][i, j]; in the order of (kh, kw)."""
         (KH, KW), (down, right), r = self.kernel_size, self.stride, self.r
@@ -93,10 +88,10 @@ def split(products: list[tuple[Product, Maps]], lanes: int) -> tuple[list[Launch
     taps, with_parts, start = [], [], 0
     for p, maps in products:
         r, of = maps.r, maps.taps
-        first, found = start // lanes, dict(zip(maps.places(p.C), places(p), strict=True))
+        first, found = start // lanes, dict(zip(maps.places(p.C), places_of_taps(p), strict=True))
         for q, i in product(range(maps.all if p.C > 0 else 0), range(r * r)):
             at = q * p.C * r * r + i
-            taps.append(Tap(found.get(at), first + at, of, 0, r * r))
+            taps.append(Tap(found.get(at), first + at, of, index=0, step=r * r))
         strides = -(-p.F // lanes) * lanes * p.C * of, p.C * of, r * r * lanes, 0, 0
         with_parts.append(replace(p, weight=Address("panels", start), w_strides=strides, KH=r, KW=r))
         start += p.groups * strides[0]
@@ -108,39 +103,26 @@ def split(products: list[tuple[Product, Maps]], lanes: int) -> tuple[list[Launch
 def join(g: Geometry, values: dict[str, int | Address], maps: Maps) -> Launch:
     """The launch that makes dw of its parts; `values` are those of :func:`..weight_grad.arguments_of`."""
     F, C = g.F // g.groups, g.C // g.groups
-    values = values | maps.arguments() | {"parts": Address("parts"), "r": maps.r}
+    places = {f"place {t}": place for t, place in enumerate(maps.places(C))}
+    values = values | places | {"parts": Address("parts"), "taps": maps.taps, "step": maps.r**2}
     values |= {"groups": g.groups, "F": F, "C": C, "KH": g.KH, "KW": g.KW}
-    return Launch(join_weight, JOIN_WEIGHT, values, g.groups * -(-F // ROWS))
-
-
-@helper
-def fill_places(places, KH, KW, r, maps_w, stride_h, stride_w, C):
-    """places[kh * KW + kw] = where the parts of a filter have tap (kh, kw) of channel 0: [map][channel][i][j]."""
-    for kh in range(KH):
-        p_h, i = divmod(kh // stride_h, r)
-        for kw in range(KW):
-            p_w, j = divmod(kw // stride_w, r)
-            q = (p_h * stride_h + kh % stride_h) * maps_w + p_w * stride_w + kw % stride_w
-            store_integer(places, kh * KW + kw, (q * C * r + i) * r + j)
+    return Launch(join_weight, (*JOIN_WEIGHT, *places), values, g.groups * -(-F // ROWS))
 
 
 JOIN_WEIGHT = (
-    "record", "parts", "dw", "w_f", "w_c", "w_kh", "w_kw", "groups", "F", "C", "KH", "KW",
-    "r", "maps", "maps_w", "stride_h", "stride_w", "accumulate", "scratch_size",
+    "record", "parts", "dw", "w_f", "w_c", "w_kh", "w_kw", "groups", "F", "C", "KH", "KW", "taps", "step", "accumulate",
 )  # fmt: skip
 JOIN_WEIGHT_COUNT = len(JOIN_WEIGHT)
 
 
 @NestKernel
 def join_weight(scratch, arguments, worker):
-    """dw (+)= its parts, parts[group, f, map, c, i, j]."""
+    """dw (+)= its parts, parts[group, f, map, c, i, j]; behind the arguments, where they have each tap of channel 0."""
     (
-        _, parts_address, dw_address, w_f, w_c, w_kh, w_kw, groups, F, C, KH, KW,
-        r, maps, maps_w, stride_h, stride_w, accumulate, scratch_size,
+        _, parts_address, dw_address, w_f, w_c, w_kh, w_kw, groups, F, C, KH, KW, taps, step, accumulate,
     ) = unpacked(arguments, JOIN_WEIGHT_COUNT)  # fmt: skip
     parts, dw = pointer(parts_address, scratch), pointer(dw_address, scratch)
-    places = integers(moved(scratch, worker * scratch_size))
-    fill_places(places, KH, KW, r, maps_w, stride_h, stride_w, C)
+    places = moved(arguments, JOIN_WEIGHT_COUNT)
     blocks = (F + ROWS - 1) // ROWS
     while True:
         piece = claim(arguments, worker)
@@ -148,11 +130,11 @@ def join_weight(scratch, arguments, worker):
             return 0
         group, block = divmod(piece, blocks)
         for f in range(group * F + block * ROWS, group * F + min(F, (block + 1) * ROWS)):
-            source, out = moved(parts, f * maps * C * r * r), moved(dw, f * w_f)
+            source, out = moved(parts, f * C * taps), moved(dw, f * w_f)
             for c in range(C):
                 for kh in range(KH):
                     for kw in range(KW):
-                        value = load(source, load_integer(places, kh * KW + kw) + c * r * r)
+                        value = load(source, load_integer(places, kh * KW + kw) + c * step)
                         place = c * w_c + kh * w_kh + kw * w_kw
                         store(out, place, load(out, place) + value if accumulate else value)
 
