@@ -204,8 +204,8 @@ LARGER_KERNELS = (
     Case("four_small", 8, 16, 12, 12, 32, 4, 4, padding=1),
     Case("five_dilated", 8, 32, 16, 16, 32, 5, 5, padding=4, dilation=2),
     Case("dilated", 4, 48, 20, 21, 48, 3, 3, padding=2, dilation=2),
-    Case("dilated_map_8", 4, 64, 8, 8, 64, 3, 3, padding=2, dilation=2),
-    Case("dilated_far", 4, 48, 16, 32, 48, 3, 3, padding=4, dilation=4),
+    Case("dilated_map_8", 4, 128, 8, 8, 128, 3, 3, padding=2, dilation=2),
+    Case("dilated_far", 4, 128, 16, 32, 128, 3, 3, padding=4, dilation=4),
     Case("dilated_rows", 2, 40, 24, 20, 32, 3, 3, padding=(3, 1), dilation=(3, 1)),
 )
 

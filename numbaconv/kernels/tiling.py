@@ -25,6 +25,9 @@ FEATURES = host_features()
 AVX512 = "avx512f" in FEATURES
 AVX2 = "avx2" in FEATURES and "fma" in FEATURES
 NEON = "neon" in FEATURES
+# Whether two multiply-adds of 64 bytes begin in a cycle, as on Zen 5 and Intel's servers: Zen 4 takes each in halves.
+# All else then costs twice as much against them, which the planners' costs, in multiply-adds, have to say.
+FULL_RATE = AVX512 and (config.CPU_NAME or llvm.get_host_cpu_name()) not in ("znver4", "icelake-client", "tigerlake")
 # Without it a fused multiply-add is a library call; a product and a sum are as right, and faster.
 FMA = AVX512 or AVX2 or NEON
 

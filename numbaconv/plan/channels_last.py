@@ -22,8 +22,9 @@ SUMS_BYTES = 192 * 1024
 LONG_ROW = 128
 # In NCHW, in multiply-adds of vectors: of turning a vector of x and one of y, where filters are in the vector, and of
 # copying one of x and writing one of y, where pixels are. Fitted to 130 random layers on Zen 4: on 370 others what they
-# choose takes 1% longer than the faster of both would, if filters have to seem clearly faster.
-TURN_X, TURN_Y, COPY_X, WRITE_Y, CLEARLY = 5, 14, 8, 8, 1.04
+# choose takes 1% longer than the faster of both would, if filters have to seem clearly faster; and as much on 170 on
+# Zen 5, where 8>16@112 2x2/2 takes 1.57 times as long with filters there.
+TURN_X, TURN_Y, COPY_X, WRITE_Y, CLEARLY = 5, 28 if tiling.FULL_RATE else 14, 8, 8, 1.04
 # Of packing a vector of the weight, which so many images share: the batch may not change what is chosen.
 PACK, SHARED = 8, 4
 # What a product costs besides its multiply-adds: a vector of sums on its way to a register tile and back, and a pixel
@@ -40,7 +41,7 @@ def fits(axes: Axes, p: Product, dtype: np.dtype) -> bool:
 
     In NHWC where those of a group fill three quarters of their vectors, or where a 1 x 1 kernel reads x where it lies.
     In NCHW where they fill vectors better than rows of pixels do (266>15@6 3x3 takes 0.6 of the time), or few of them
-    are not worth sorting columns by phase (8>16@90 3x3/2 takes 0.75).
+    are not worth sorting columns by phase (on Zen 4, 8>16@90 3x3/2 takes 0.75).
     """
     lanes, p = tiling.lanes(dtype.itemsize), upright(p)
     if axes == LAYOUTS["NHWC"]:

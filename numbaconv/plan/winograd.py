@@ -95,9 +95,12 @@ LAST = 0.75
 # In HWCN pixels are turned one by one.
 BATCH_LAST = 1.5
 # Direct: a multiply-add of dw; one of y and dx, and packing a vector of the panel or reading it from the strip, a share
-# of the multiply-adds, fitted to 550 random layers: what is chosen takes 1% longer than the faster of both. How many
-# times as long y and dx take where taps lie apart: 1.25 on Zen 4, 1.0 on Zen 5, which multiplies faster than it turns.
-DIRECT_GRAD, DIRECT, PACKING, STRIP, APART = 0.95, 1.12, 1.76, 0.18, 1.1
+# of the multiply-adds, fitted to 550 random layers: what is chosen takes 1% longer than the faster of both.
+DIRECT_GRAD, DIRECT, PACKING, STRIP = 0.95, 1.12, 1.76, 0.18
+# How many times as long y and dx take where taps lie apart, y at a stride, and any. Sums are all that direct computes,
+# and a part of what Winograd's algorithm does: 0.89 where they are twice as fast against the rest, fitted to 200 random
+# layers on Zen 5.
+APART, STRIDED, SUMS = (1.0, 1.05, 0.89) if tiling.FULL_RATE else (1.25, 1.1, 1.0)
 # The time for the share of the products that are not with the padding, from 0.8 of them down, as others are left out.
 LEFT = 1.25
 # How many times as long Winograd's dx takes at a stride, and how much longer dw on maps, for each pixel from one of a
@@ -134,7 +137,7 @@ def expected_ratio(name: str, g: Geometry, dtype: np.dtype, axes: Axes) -> float
         work *= PHASES if phases > 1 else 1
         direct = taps * pixels * C / lanes * (DIRECT * rows + min(PACKING, STRIP * rows))
         direct *= min(1, LEFT * _not_with_padding(name, g))
-        direct *= APART if prod(s.dilation) > 1 else 1
+        direct *= SUMS * (APART if prod(s.dilation) > 1 else STRIDED if max(s.maps.stride) > 1 else 1)
     return (m + r - 1) ** 2 * phases * work / direct
 
 
