@@ -114,14 +114,14 @@ def launches(whole: Product, parts: list[Product], b: Blocking, lanes: int) -> t
     names, taps, panels = LAST, [], 0
     for i, p in enumerate(parts):
         here, places = Address("panels", panels), places_of_taps(p)
-        taps += [Tap(place, panels // lanes, len(places), index, step=1) for index, place in enumerate(places)]
+        taps += [Tap(place, panels // lanes, len(places), index) for index, place in enumerate(places)]
         panels += panel_elements(p, lanes)
         first_h, first_w = p.pixels.first if p.pixels else (0, 0)
         part = p.arguments() | {"first_h": first_h, "first_w": first_w, "panels": here}
         names += tuple(f"{name} {i}" for name in PART)
         values |= {f"{name} {i}": part[name] for name in PART}
     pieces = whole.groups * -(-whole.F // b.MC) * blocks(whole, b)
-    packed = [packing(whole, taps, b.CB, lanes)] if panels > 0 else []
+    packed = [packing(whole, taps, b.CB, 1, lanes)] if panels > 0 else []
     return [*packed, Launch(channels_last, names, values, pieces)], panels
 
 

@@ -40,14 +40,13 @@ class Tap:
 
     It is element `place` of the weight for filter 0 and channel 0, or none if it is 0. Panels have `of` vectors of each
     channel. That of panel p and channel c, in a block of `channels` from `first` on, is vector
-    `start + (p * C + first) * of + index * channels + (c - first) * step`.
+    `start + (p * C + first) * of + index * channels + (c - first) * step`, with one step for all taps.
     """
 
     place: int | None
     start: int
     of: int
     index: int
-    step: int
 
 
 def panel_elements(p: Product, lanes: int) -> int:
@@ -71,32 +70,34 @@ def stage_bytes(taps: int, lanes: int) -> int:
     return 16 * max(taps, lanes * min(taps, lanes - 1))
 
 
-def packing(p: Product, taps: Sequence[Tap], CB: int, lanes: int) -> Launch:
-    """The launch that packs the weight of problems which differ in their taps only, in blocks of CB channels."""
+def packing(p: Product, taps: Sequence[Tap], CB: int, step: int, lanes: int) -> Launch:
+    """The launch that packs the weight of problems which differ in their taps only, in blocks of CB channels.
+
+    `step` vectors lie between those of a tap for a channel and for the next one.
+    """
     found = sorted((tap for tap in taps if tap.place is not None), key=lambda tap: tap.place)
     first = found[0].place if found else 0
     _, w_row, w_channel, _, _ = p.w_strides
     follow = w_row != 1 and [tap.place - first for tap in found] == list(range(len(found)))
-    values = p.arguments() | {"weight": Address("weight", first), "panels": Address("panels"), "CB": CB}
+    values = p.arguments() | {"weight": Address("weight", first), "panels": Address("panels"), "CB": CB, "step": step}
     values |= {"taps": len(found), "zeros": len(taps) - len(found), "follow": follow}
     values |= {"listed": channels_listed(len(found), lanes) if follow and w_channel == len(found) else 1}
     values |= {"together": SIDE_BY_SIDE if w_row == 1 else 1}
     names = PACK_VECTORS
     for t, tap in enumerate([*found, *(tap for tap in taps if tap.place is None)]):
         place = 0 if tap.place is None else tap.place - first
-        row = place, tap.start, tap.of, tap.index, tap.step
-        row = dict(zip((f"{name} {t}" for name in TAP), row, strict=True))
+        row = dict(zip((f"{name} {t}" for name in TAP), (place, tap.start, tap.of, tap.index), strict=True))
         names, values = (*names, *row), values | row
     return Launch(pack_vectors, names, values, p.groups * -(-p.F // (values["together"] * lanes)))
 
 
 PACK_VECTORS = (
-    "record", "weight", "w_group", "w_row", "w_channel", "panels", "groups", "C", "F", "CB", "taps", "zeros", "follow",
-    "listed", "together", "scratch_size",
+    "record", "weight", "w_group", "w_row", "w_channel", "panels", "groups", "C", "F", "CB", "step", "taps", "zeros",
+    "follow", "listed", "together", "scratch_size",
 )  # fmt: skip
 PACK_VECTORS_COUNT = len(PACK_VECTORS)
 # Of each tap, behind these, those that are 0 after the others.
-TAP = "place", "start", "of", "index", "step"
+TAP = "place", "start", "of", "index"
 TAP_COUNT = len(TAP)
 
 
@@ -104,8 +105,8 @@ TAP_COUNT = len(TAP)
 def pack_vectors(scratch, arguments, worker):
     """Panels of `lanes` filters, of which each tap's vectors lie as :class:`Tap` has it."""
     (
-        _, weight_address, w_group, w_row, w_channel, panels_address, groups, C, F, CB, taps, zeros, follow,
-        listed, together, scratch_size,
+        _, weight_address, w_group, w_row, w_channel, panels_address, groups, C, F, CB, step, taps, zeros,
+        follow, listed, together, scratch_size,
     ) = unpacked(arguments, PACK_VECTORS_COUNT)  # fmt: skip
     weight, panels = pointer(weight_address, scratch), pointer(panels_address, scratch)
     table = moved(arguments, PACK_VECTORS_COUNT)
@@ -123,7 +124,7 @@ def pack_vectors(scratch, arguments, worker):
             channels = min(CB, C - first)
             source = moved(weight, group * w_group + block * lanes * w_row + first * w_channel)
             for t in range(taps + zeros):
-                place, start, of, index, step = unpacked(moved(table, t * TAP_COUNT), TAP_COUNT)
+                place, start, of, index = unpacked(moved(table, t * TAP_COUNT), TAP_COUNT)
                 vector = start + (panel * C + first) * of + index * channels
                 if follow and t < taps:
                     for c in range(listed):
@@ -179,7 +180,10 @@ def pack_tap(panel, pitch, weight, w_row, w_channel, filters, channels):
 
 @helper
 def pack_filters_side_by_side(panels, panel, pitch, weight, w_channel, filters, channels):
-    """panels[r // lanes * panel + c * pitch + r % lanes] = weight[c * w_channel + r] for r < filters, 0 for others."""
+    """panels[r // lanes * panel + c * pitch + r % lanes] = weight[c * w_channel + r] for r < filters, 0 for others.
+
+    One function for panels of any width, MR as in :mod:`.weight_panels` too, takes two to three times as long for both.
+    """
     lanes = lanes_of(panels)
     for c in range(channels):
         for r in range(0, filters, lanes):

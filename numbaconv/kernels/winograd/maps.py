@@ -91,12 +91,13 @@ def split(products: list[tuple[Product, Maps]], lanes: int) -> tuple[list[Launch
         first, found = start // lanes, dict(zip(maps.places(p.C), places_of_taps(p), strict=True))
         for q, i in product(range(maps.all if p.C > 0 else 0), range(r * r)):
             at = q * p.C * r * r + i
-            taps.append(Tap(found.get(at), first + at, of, index=0, step=r * r))
+            taps.append(Tap(found.get(at), first + at, of, index=0))
         strides = -(-p.F // lanes) * lanes * p.C * of, p.C * of, r * r * lanes, 0, 0
         with_parts.append(replace(p, weight=Address("panels", start), w_strides=strides, KH=r, KW=r))
         start += p.groups * strides[0]
-    p = max((p for p, _ in products), key=lambda p: p.C)  # pixels that no tap reads are sums of no channels
-    launches = [packing(p, taps, p.C, lanes)] if start > 0 else []
+    # Pixels that no tap reads are sums of no channels. All parts have as many taps.
+    p, maps = max(products, key=lambda item: item[0].C)
+    launches = [packing(p, taps, p.C, maps.r**2, lanes)] if start > 0 else []
     return launches, with_parts, start
 
 
