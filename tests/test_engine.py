@@ -59,7 +59,8 @@ def test_shared_scratch_does_not_grow_with_the_images(name):
     small, large = scaled(2, 2, 2), scaled(8, 8, 4)
     weight_bytes = 4 * np.prod(weight_shape)
     for before, after in zip(small.plans, large.plans, strict=True):
-        assert after.shared_bytes <= before.shared_bytes + 64 * 4
+        # Where the larger image is cut into more blocks, the weight may be packed ahead for all, in whole tiles.
+        assert after.shared_bytes <= max(before.shared_bytes, 5 * weight_bytes // 4) + 64 * 4
         # Sixteen shares of partial sums, whose lines are padded to whole vectors and tiles.
         assert after.shared_bytes <= 16 * (4 * weight_bytes + 64 * 1024)
 
@@ -111,10 +112,10 @@ def test_weight_gradient_of_few_channels_has_another_index_in_the_vector():
 
 
 def test_input_gradient_goes_by_columns():
-    """Where most taps of most pixels have no output, or few channels a register tile; and not where neither is so."""
+    """Where few channels are a register tile with all their taps, whatever the batch; and not where many are."""
+    if tiling.lanes(4) < 8:
+        pytest.skip("channels soon fill vectors of 4")
     for layout, C, H, W, weight, options, found in (
-        ("NCHW", 16, 5, 5, (120, 16, 5, 5), {}, True),
-        ("NCHW", 22, 9, 9, (80, 11, 4, 3), {"stride": (1, 2), "groups": 2}, tiling.lanes(4) < 16),
         ("NCHW", 1, 45, 45, (260, 1, 4, 2), {}, True),
         ("NCHW", 3, 224, 224, (64, 3, 7, 7), {"stride": 2, "padding": 3}, True),
         ("NHWC", 3, 114, 114, (78, 3, 3, 3), {"stride": 2}, True),
@@ -131,14 +132,15 @@ def test_input_gradient_goes_by_columns():
 
 
 def test_filters_go_to_the_vector_where_they_fill_it_better():
-    """Small maps and few filters at a stride, whatever the batch; not maps whose rows fill vectors."""
+    """Small maps, and many channels, whatever the batch; not few channels, or filters that fill no vectors."""
     if tiling.lanes(4) < 8:
         pytest.skip("vectors of 4 are soon full")
     for layout, C, H, weight, options, found in (
         ("NCHW", 266, 6, (15, 266, 3, 3), {"padding": 1}, True),
         ("NCHW", 150, 7, (45, 150, 5, 5), {"padding": 2}, True),
-        ("NCHW", 8, 90, (16, 8, 3, 3), {"stride": 2}, not tiling.FULL_RATE),
-        ("NCHW", 128, 28, (128, 128, 3, 3), {"padding": 1}, False),
+        ("NCHW", 128, 28, (128, 128, 3, 3), {"padding": 1}, True),
+        ("NCHW", 8, 90, (16, 8, 3, 3), {"stride": 2}, False),
+        ("NCHW", 8, 96, (9, 8, 3, 3), {}, False),
         ("NCHW", 64, 7, (64, 64, 1, 1), {}, False),
         ("NHWC", 128, 28, (128, 128, 3, 3), {"padding": 1}, True),
         ("HWCN", 150, 7, (45, 150, 5, 5), {"padding": 2}, False),

@@ -228,11 +228,7 @@ def _plan_products(plan: Plan, products: list[Product], padding: bool = False) -
         return _nothing(plan)
     if plan.algorithm == "winograd":
         return winograd.plan_products(plan, products)
-    if not padding and (without := dense.without_padding(plan, products)):
-        if plan.name == "forward":  # in dx, either is allowed
-            without = replace(without, with_padding=partial(plan.cut, plan.threads, padding=True))
-        return without
-    return dense.plan_products(plan, products)
+    return dense.plan_products(plan, products, padding)
 
 
 def _nothing(plan: Plan) -> Plan:

@@ -158,6 +158,11 @@ def nchw(values: tuple[int, ...], axes: Axes) -> Strides:
     return values[n], values[c], values[h], values[w]
 
 
+def steps(axes: Axes, shape: tuple[int, int, int, int]) -> Strides:
+    """Strides of a new array of N, C, H, W, in elements, in this order."""
+    return nchw(contiguous(tuple(shape[i] for i in np.argsort(axes))), axes)
+
+
 def all_finite(array: Array) -> bool:
     """Whether no element, of one at least, is infinite or NaN, without an array of answers."""
     return bool(np.isfinite(array.max()) and np.isfinite(array.min()))

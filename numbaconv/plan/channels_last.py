@@ -8,47 +8,23 @@ from math import prod
 
 import numpy as np
 
-from ..geometry import LAYOUTS
 from ..kernels import channels_last, tiling, weight_vectors
 from ..kernels.launch import Program
 from ..kernels.problem import Product, together
 from ..kernels.product import rows_read
-from .base import Axes, Plan, by_images, enough_work, even_blocks, pieces_of_output, rectangle, round_up, upright
-from .direct import costs
+from .base import Plan, by_images, enough_work, even_blocks, pieces_of_output, rectangle, round_up, upright
 
 # The sums of a block for its MC filters.
 SUMS_BYTES = 192 * 1024
 # Channels of a row of taps from which it is a product of its own: its part of the weight then fills half of L1.
 LONG_ROW = 128
-# In NCHW, in multiply-adds of vectors: of turning a vector of x and one of y, where filters are in the vector, and of
-# copying one of x and writing one of y, where pixels are. Fitted to 130 random layers on Zen 4: on 370 others what they
-# choose takes 1% longer than the faster of both would, if filters have to seem clearly faster; and as much on 170 on
-# Zen 5, where 8>16@112 2x2/2 takes 1.57 times as long with filters there.
-TURN_X, TURN_Y, COPY_X, WRITE_Y, CLEARLY = 5, 28 if tiling.FULL_RATE else 14, 8, 8, 1.04
-# Of packing a vector of the weight, which so many images share: the batch may not change what is chosen.
-PACK, SHARED = 8, 4
 # What a product costs besides its multiply-adds: a vector of sums on its way to a register tile and back, and a pixel
 # that is listed.
-TILE, LISTED = 4, 1
+TILE, LISTED = 4 * tiling.PRICE, tiling.PRICE
 # Phases of dx that are one problem: more of them have few pixels each, and all are in the arguments of a launch.
 MOST_PHASES = 16
 # What a product is deep, so that its part of the weight, times a register tile, stays in L1.
 DEPTH_BYTES = 192 * 4
-
-
-def fits(axes: Axes, p: Product, dtype: np.dtype) -> bool:
-    """Whether filters go to the vector, from the layout and the shape alone.
-
-    In NHWC where those of a group fill three quarters of their vectors, or where a 1 x 1 kernel reads x where it lies.
-    In NCHW where they fill vectors better than rows of pixels do (266>15@6 3x3 takes 0.6 of the time), or few of them
-    are not worth sorting columns by phase (on Zen 4, 8>16@90 3x3/2 takes 0.75).
-    """
-    lanes, p = tiling.lanes(dtype.itemsize), upright(p)
-    if axes == LAYOUTS["NHWC"]:
-        enough = (4 if p.groups == 1 else 2) * p.F >= lanes
-        once = enough and p.KH == p.KW == 1 and p.stride == (1, 1)
-        return once or 4 * p.F >= 3 * round_up(p.F, lanes)
-    return axes == LAYOUTS["NCHW"] and _fill_better(p, lanes)
 
 
 def block(p: Product, dtype: np.dtype, threads: int, skips: bool = False) -> channels_last.Blocking:
@@ -104,8 +80,9 @@ def block(p: Product, dtype: np.dtype, threads: int, skips: bool = False) -> cha
         KC = max(1, p.KH * p.KW * p.C)
     elif p.KW > 1 and p.dilation[1] != 1:  # whole taps, or parts of one
         KC, taps = (even_blocks(CB, deepest), 1) if CB > deepest else (deepest, deepest // CB)
-    if skips and _of_taps(p, 1, True) < _of_taps(p, taps, True):
-        KC, taps = even_blocks(CB, deepest), 1
+    one_by_one = even_blocks(CB, deepest)
+    if skips and _of_taps(p, images, 1, True, one_by_one) < _of_taps(p, images, taps, True, KC):
+        KC, taps = one_by_one, 1
     pitch = (-(-MC // line) | 1) * line
     pixels = images * rows * columns
     return channels_last.Blocking(
@@ -133,47 +110,28 @@ def seen(p: Product, axis: int, outputs: int) -> int:
 
 def products(p: Product, b: channels_last.Blocking) -> float:
     """What the products of an image and a vector of filters cost, in multiply-adds of vectors."""
-    if b.joined:
-        return p.OH * p.OW * (p.KH * p.KW * p.C + TILE)
-    return _of_taps(p, b.taps, b.skips)
+    if b.joined or b.flat:
+        depth = p.KH * p.KW * p.C
+        return p.OH * p.OW * (depth + TILE * -(-depth // b.KC))
+    begun = TILE * p.OH * p.OW if b.skips else 0
+    return begun + _of_taps(p, b.images, b.taps, b.skips, b.KC)
 
 
-def packing(p: Product) -> float:
-    """What packing the weight of a vector of filters costs an image."""
-    return PACK * p.KH * p.KW * p.C / SHARED
-
-
-def _of_taps(p: Product, at_once: int, skips: bool) -> float:
+def _of_taps(p: Product, images: int, at_once: int, skips: bool, KC: int) -> float:
     """The same where so many taps of a row are one product; `skips`: of the outputs that they read a pixel for."""
     cost = 0.0
     for kh, kw in product(range(p.KH), range(0, p.KW, at_once)):
         rows, columns = rectangle(p, (kh, kw))
         pixels = (len(rows) if skips else p.OH) * (len(columns) if skips and at_once == 1 else p.OW)
-        read: int = rows_read.py_func(pixels)
-        cost += read * (min(at_once, p.KW - kw) * p.C + TILE) + (LISTED * pixels if skips else 0)
+        read: float = rows_read.py_func(images * pixels) / images
+        depth = min(at_once, p.KW - kw) * p.C
+        cost += read * (depth + TILE * -(-depth // KC)) + (LISTED * pixels if skips else 0)
     return cost
 
 
 def _joined(p: Product) -> bool:
     """Whether all taps of an output are one product: short rows of taps that follow each other."""
     return 0 in (p.KH, p.C) or p.KW * p.C < LONG_ROW and (p.KW <= 1 or p.dilation[1] == 1)
-
-
-def _fill_better(p: Product, lanes: int) -> bool:
-    """Whether pixels, turned, are multiplied in clearly less time with filters in the vector than with pixels there."""
-    taps = p.KH * p.KW
-    if taps <= 1 or p.C == 0:
-        return False
-    # All for a pixel, tap and channel.
-    read, sums, vectors = prod(p.stride) / (lanes * taps), p.C * taps, -(-p.F // lanes)
-    by_filters = vectors + vectors * TURN_Y / sums + TURN_X * read * round_up(p.C, lanes // 2) / p.C
-    by_filters += vectors * (packing(p) / (sums * p.OH * p.OW) + (0 if _joined(p) else TILE / LONG_ROW))
-    reach = p.reach(0), p.reach(1)
-    row, run = p.OW + reach[1], p.OH * p.OW if reach[1] == 0 else p.OW
-    block = max(1, tiling.NC_BYTES * lanes // tiling.VECTOR_BYTES // (p.OH * p.OW)), p.OH, p.OW
-    by_pixels = min(costs(p.F, block, block, reach, lanes)) + COPY_X * read * round_up(row, lanes) / row
-    by_pixels += WRITE_Y * p.F * -(-run // lanes) / run / sums
-    return CLEARLY * by_filters < by_pixels
 
 
 def phases(products: list[Product]) -> list[Product]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import product
 
 import numpy as np
 
@@ -12,33 +11,19 @@ from ..kernels import input_grad, input_grad_columns, tiling
 from ..kernels.input_grad_columns import Blocking
 from ..kernels.launch import Address, Program
 from ..kernels.problem import Product
+from ..kernels.tiling import PRICE
 from . import dense, winograd
 from .base import Axes, Plan, Strides, enough_work, even_blocks, pieces_of_output, round_up
-from .direct import COPY_COST, odd_lines, register_tile
+from .costs import rows_cost
+from .direct import odd_lines, register_tile
 
-# Costs, all in the time of a multiply-add of vectors, fitted to 350 random layers on Zen 5, and what a phase costs to
-# 120 on Zen 4, half of them of groups; the choice they make takes 2 to 4% longer than the faster of both would.
-# Of a row of pixels that is added to a map, and of each vector of it; of a panel's row of the weight; of each map, and
-# of clearing a vector of it; of writing a row of dx, a vector that is merged from maps, a pixel that is turned.
-ADD_ROW, ADD, PACK, MAP, CLEAR, WRITE_ROW, MERGE, WRITE_TURNED = 3, 9, 16, 12, 2, 75, 10, 8
-# Of copying a vector of dy, and of turning one.
-COPY, TURN = 12, 22
-# By phases: of each, with all that is done once for it, a large part of small maps' time; of a multiply-add on a strip,
-# of a vector of it, and of writing an element alone, or a row and a vector.
-PHASE, ON_STRIP, STRIP, WRITE_ALONE, WRITE_STRETCH, WRITE = 1200, 1.2, 16, 3.7, 10, 10
-# In channels-last arrays, of copying a vector of dy, and of writing a pixel's vector.
-COPY_LAST, WRITE_LAST = 15, 22
-# Of filling pixels that no output reads.
-FILL, FILL_LAST = 8, 16
-# The share of the time of phases from which on columns are expected to be faster: the costs are right to about 20%.
-SURE = 0.95
-# The same of filters in the vector without padding: where those seem to take 0.6 to 0.87 of the time, it is 0.9 of it.
-LIKELY = 1.1
-# What phases take in HWCN of what is computed for them: fitted to 70 random layers, on which the choice takes 2% longer
-# than the faster of both.
-BATCHES_LAST = 0.7
-# A product of one or two rows has few sums at a time, and waits for each.
-FEW_ROWS = 8 / 3
+# Costs, as in :mod:`.costs`, fitted to 350 random layers on Zen 5. Of a row of pixels that is added to a map, and of
+# each vector of it; of a panel's row of the weight; of each map, and of clearing a vector of it; of writing a row of
+# dx, a vector that is merged from maps, a pixel that is turned.
+ADD_ROW, ADD, PACK, MAP, CLEAR = 3 * PRICE, 9 * PRICE, 16 * PRICE, 12 * PRICE, 2 * PRICE
+WRITE_ROW, MERGE, WRITE_TURNED = 75 * PRICE, 10 * PRICE, 8 * PRICE
+# Of copying a vector of dy, of turning one, and of writing a run of images, and each vector of it.
+COPY, TURN, WRITE_RUN, WRITE = 12 * PRICE, 22 * PRICE, 10 * PRICE, 10 * PRICE
 # Rows of `a` that make copying dy cheap.
 MANY_ROWS = 128
 # Outputs of a block, and where several images are one; and the maps and the strip of a worker.
@@ -67,7 +52,7 @@ def plan_pass(plan: Plan, y: Strides, start: int, w: Strides, x: Strides, produc
     if usual is None:
         return None
     cost = _by_columns(g, plan.axes, dtype, usual)
-    if cost > min(SURE * _by_phases(g, plan.axes, dtype), LIKELY * dense.cost_in_nest(plan, products)):
+    if cost > dense.least_cost(plan, products):
         return None
     b = _blocks(g, plan.axes, dtype.itemsize, plan.threads)
     assert b is not None  # as many rows and filters as those
@@ -144,55 +129,13 @@ def _by_columns(g: Geometry, axes: Axes, dtype: np.dtype, b: Blocking) -> float:
     row_blocks, f_blocks, remainders = -(-g.OH // b.rows), -(-F // b.KC), g.stride[0] * g.stride[1]
     images = b.images * b.batch
     vectors = -(-images * b.rows * g.OW // lanes) * g.OH / (images * b.rows)
-    rows = sum(_rows_cost(min(b.channels, C - c) * taps) for c in range(0, C, b.channels))
+    rows = sum(rows_cost(min(b.channels, C - c) * taps) for c in range(0, C, b.channels))
     cost = F * vectors * (rows + (TURN if last else COPY) * -(-C // b.channels))
     cost += C * taps * f_blocks * g.OH * (ADD_ROW + ADD * -(-g.OW * b.batch // lanes)) / b.batch
     cost += PACK * F * C * taps / tiling.MR * row_blocks / images
     cost += C * row_blocks * (MAP * remainders / b.batch + CLEAR * b.map_pitch / images / lanes)
     if b.batch > 1:
-        return cost + C * g.H * g.W * _by_pixels(WRITE_STRETCH, WRITE, b.batch, lanes)
+        return cost + C * g.H * g.W * (WRITE_RUN + WRITE * -(-b.batch // lanes)) / b.batch
     if g.stride[1] > 1 or not last:
         cost += C * g.H * (WRITE_ROW + (MERGE if g.stride[1] > 1 else 1) * -(-g.W // lanes))
     return cost + (WRITE_TURNED * g.H * g.W * -(-C // lanes) if last else 0)
-
-
-def _by_phases(g: Geometry, axes: Axes, dtype: np.dtype) -> float:
-    """What it costs phase by phase."""
-    lanes = tiling.lanes(dtype.itemsize)
-    C, F = g.C // g.groups, g.F // g.groups
-    last = axes == LAYOUTS["NHWC"] and C > 1
-    vertical = list(input_grad.phases(g.H, g.KH, g.stride[0], g.dilation[0], g.padding[0]))
-    horizontal = list(input_grad.phases(g.W, g.KW, g.stride[1], g.dilation[1], g.padding[2]))
-    cost = float(PHASE * len(vertical) * len(horizontal))
-    for v, u in product(vertical, horizontal):
-        pixels = v.extent * u.extent
-        if last:
-            tiles = v.extent * round_up(u.extent, tiling.FILTERS_MR // 2) * -(-C // lanes)
-            cost += F * v.taps * u.taps * tiles + COPY_LAST * F * g.OH * g.OW / lanes
-            cost += WRITE_LAST * pixels * -(-C // lanes)
-            continue
-        # Gaps between rows are computed or, where channels are many, copied away.
-        gaps = min((u.taps - 1) * -u.dilation / u.extent, COPY_COST / C)
-        cost += ON_STRIP * F * v.taps * u.taps * pixels / lanes * _rows_cost(C) * (1 + gaps)
-        if axes == LAYOUTS["HWCN"]:
-            cost += STRIP * F * pixels / lanes + C * pixels * _by_pixels(WRITE_STRETCH, WRITE, lanes, lanes)
-            continue
-        cost += STRIP * F * v.extent * -(-u.extent // lanes)
-        row = WRITE_ALONE * u.extent if g.stride[1] > 1 else WRITE_STRETCH + WRITE * -(-u.extent // lanes)
-        cost += C * v.extent * row
-    if len(vertical) * len(horizontal) < min(g.H, g.stride[0]) * min(g.W, g.stride[1]):
-        cost += FILL_LAST * g.H * g.W * -(-C // lanes) if last else FILL * C * g.H * g.W / lanes
-    return BATCHES_LAST * cost if axes == LAYOUTS["HWCN"] else cost
-
-
-def _by_pixels(start: float, vector: float, batch: int, lanes: int) -> float:
-    """What an image's part of a run of images costs, from what its start and each of its vectors do."""
-    return (start + vector * -(-batch // lanes)) / batch
-
-
-def _rows_cost(rows: int) -> float:
-    """What a product of one vector with so many rows of `a` costs: the tail's register tile does fewer at a time."""
-    whole, left = divmod(rows, tiling.MR)
-    if left <= 2:
-        return whole * tiling.MR + (FEW_ROWS if left else 0)
-    return whole * tiling.MR + (4 if left <= 4 else tiling.MR)

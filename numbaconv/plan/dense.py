@@ -11,40 +11,19 @@ that read a pixel are a rectangle. Two ways compute no others:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import product
-from math import inf, prod
-
-import numpy as np
 
 from ..geometry import LAYOUTS
-from ..kernels import tiling
 from ..kernels.launch import Address
 from ..kernels.problem import Part, Product
-from . import channels_last, direct, winograd
-from .base import Axes, Plan, Strides, contiguous, nchw, rectangle, round_up
+from . import channels_last, costs, direct, winograd
+from .base import Plan, rectangle
 
-# Costs, in the time of a multiply-add of vectors: of a row of pixels that is copied, or added to y, and of each vector
-# of it; with channels together, of a vector of a pixel that is copied, and of one that is added.
-ROW, VECTOR, COPY_LAST, ADD_LAST, TURN = 10, 14, 15, 22, 30
-# Of turning a vector of dx that all phases have together, fitted to 70 random layers on Zen 4: what is chosen with it
-# takes 5% longer than the fastest of four ways would.
-TURN_TOGETHER = 16
-# Of an element that is written alone, as those of dx at a stride are.
-ALONE = 4
-# By how much a 1 x 1 kernel at a stride has to be expected to be faster with filters in the vector: 50 random layers
-# then take 2% longer than the faster of both ways would, and 5.4% if none has them there. 488>16@27x15 takes 0.58.
-POINTS = 1.2
-# Most of the products that may be left, unless taps reach so far, in outputs; and the share of the time from which on
-# leaving out the others is expected to be faster, in dw too: 13 random layers of y and dx between 0.9 and this take
-# 0.92 of the time, 26 above it 1.03.
-FEW_PRODUCTS, FAR, SURE = 0.9, 16, 0.96
-# The share of the nest's time that taps have to be expected in: what this chooses on 250 random layers takes 2% longer
-# than the fastest of three ways, 5% if their costs are compared as they are.
-TAPS = 0.5
-# A batch whose blocks are as large as any: the choice, and the bits, are those of an image in every batch.
-ENDLESS = 1 << 20
+# Most of the products that may be left, unless taps reach so far, in outputs.
+FEW_PRODUCTS, FAR = 0.9, 16
 
 
 def corner(p: Product, tap: tuple[int, int]) -> tuple[int, int]:
@@ -74,49 +53,53 @@ def _has_choice(plan: Plan, products: list[Product]) -> bool:
     return p.KH * p.KW * p.C > 0 and may_pay(p)
 
 
-def cost_in_nest(plan: Plan, products: list[Product]) -> float:
-    """What an image of a group costs with filters in the vector, without padding or with all phases of dx together.
-
-    inf if neither is a choice.
-    """
-    without = _cost_without(plan, products) if _has_choice(plan, products) else inf
-    if _never_by_filters(plan, products) or not channels_last.phases(products):
-        return without
-    return min(without, _cost_by_filters(plan, products, False))
+def plan_products(plan: Plan, products: list[Product], padding: bool) -> Plan:
+    """Plan of dense problems that run one after the other, the cheapest way; `padding`: with products with it."""
+    ways = _ways(plan, products, padding)
+    return min(ways, key=lambda way: way[0])[1]()
 
 
-def _cost_without(plan: Plan, products: list[Product]) -> float:
-    """What an image of a group costs in the nest with filters in the vector that leaves out padding."""
-    return inf if _never_by_filters(plan, products) else _cost_by_filters(plan, products, True)
+def least_cost(plan: Plan, products: list[Product]) -> float:
+    """What an image of a group costs the cheapest way."""
+    return min(cost for cost, _ in _ways(plan, products, False))
 
 
-def without_padding(plan: Plan, products: list[Product]) -> Plan | None:
-    """Plan of y or dx without products with the padding, where it is expected to be faster.
-
-    From the layout and the shape alone: tap by tap, or in the nest with filters in the vector. There, adding to dx is
-    one addition.
-    """
-    if not _has_choice(plan, products):
-        return None
-    in_nest, by_taps, apart = _cost_without(plan, products), inf, []
-    # Sums of sums have less rounding than the bound of Winograd's, 3 times direct's, has room for.
-    if not winograd.bounds(plan.name, plan.geometry, plan.dtype, plan.axes):
+def _ways(plan: Plan, products: list[Product], padding: bool) -> Iterator[tuple[float, Callable[[], Plan]]]:
+    """What each way costs, from the layout and the shape alone, and what plans it."""
+    yield costs.by_pixels(plan, products), partial(direct.plan_products, plan, products)
+    filters = _filters_fit(plan, products)
+    if filters:
+        yield costs.by_filters(plan, products, False), partial(channels_last.plan_products, plan, products)
+    if padding or not _has_choice(plan, products):
+        return
+    if filters:
+        skipped = replace(plan, reason=f"{plan.reason}; padding skipped")
+        planned = partial(channels_last.plan_products, skipped, products, skips=True)
+        yield costs.by_filters(plan, products, True), partial(_without_padding, planned)
+    # Sums of sums have less rounding than the bound of Winograd's, 3 times direct's, has room for. Adding to dx is one
+    # addition. Taps of dx at a stride would add to its pixels one by one.
+    one_by_one = plan.axes == LAYOUTS["NCHW"] and costs.written_apart(products)
+    bounds = winograd.bounds(plan.name, plan.geometry, plan.dtype, plan.axes)
+    if not (plan.accumulate or one_by_one or bounds):
         apart = [q for p in products for q in (_taps_of(p) if p.C > 0 else [p])]
-        by_taps = _cost(plan, apart)
-    skips = TAPS * in_nest < by_taps
-    if (in_nest if skips else by_taps) > SURE * _cost(plan, products):
-        return None
-    if skips:
-        reason = f"{plan.reason}; padding skipped"
-        return channels_last.plan_products(replace(plan, reason=reason), products, skips=True)
-    return None if plan.accumulate else plan_products(replace(plan, reason=f"{plan.reason}; tap by tap"), apart)
+        nest = channels_last if plan.axes == LAYOUTS["NHWC"] else direct
+        planned = partial(nest.plan_products, replace(plan, reason=f"{plan.reason}; tap by tap"), apart)
+        yield costs.by_taps(plan, apart), partial(_without_padding, planned)
 
 
-def plan_products(plan: Plan, products: list[Product]) -> Plan:
-    """Plan of dense problems that run one after the other, with pixels or with filters in the vector."""
-    if _by_filters(plan, products):
-        return channels_last.plan_products(plan, products)
-    return direct.plan_products(plan, products)
+def _without_padding(planned: Callable[[], Plan]) -> Plan:
+    """A plan that leaves out products with the padding: y needs them where a weight is infinite, dx may do either."""
+    plan = planned()
+    if plan.name != "forward":
+        return plan
+    return replace(plan, with_padding=partial(plan.cut, plan.threads, padding=True))
+
+
+def _filters_fit(plan: Plan, products: list[Product]) -> bool:
+    """Whether filters can be in the vector: not in HWCN, nor where turned pixels of dx would be written one by one."""
+    if plan.axes == LAYOUTS["NCHW"]:
+        return not costs.written_apart(products) or bool(channels_last.phases(products))
+    return plan.axes != LAYOUTS["HWCN"]
 
 
 def _taps_of(p: Product) -> Iterator[Product]:
@@ -153,95 +136,3 @@ def _of_tap(p: Product, tap: tuple[int, int], add: bool) -> Product:
         part=Part(part.taps, (h + kh * every_h, w + kw * every_w), part.taps),
         pixels=None,
     )
-
-
-def _written_apart(products: list[Product]) -> bool:
-    """Whether outputs are pixels at a stride, those of phases of dx, which are written one by one."""
-    return any(p.pixels is not None and p.pixels.every[1] > 1 for p in products)
-
-
-def _never_by_filters(plan: Plan, products: list[Product]) -> bool:
-    """Whether filters stay out of the vector: in HWCN, and where turned pixels of dx would be written one by one."""
-    if plan.axes == LAYOUTS["NCHW"]:
-        return _written_apart(products) and not channels_last.phases(products)
-    return plan.axes == LAYOUTS["HWCN"]
-
-
-def _by_filters(plan: Plan, products: list[Product]) -> bool:
-    """Whether filters go to the vector, from the layout and the shape alone."""
-    if _never_by_filters(plan, products):
-        return False
-    if plan.axes == LAYOUTS["NCHW"]:
-        strided = len(products) == 1 and products[0].KH == products[0].KW == 1 < max(products[0].stride)
-        if strided or channels_last.phases(products):
-            surely = POINTS if strided else 1.0
-            return surely * _cost_by_filters(plan, products, False) < _cost_by_pixels(plan, products)
-    return all(channels_last.fits(plan.axes, p, plan.dtype) for p in products)
-
-
-def _cost(plan: Plan, products: list[Product]) -> float:
-    """What an image of a group costs."""
-    if _by_filters(plan, products):
-        return _cost_by_filters(plan, products, False)
-    return _cost_by_pixels(plan, products)
-
-
-def _usual(plan: Plan, products: list[Product]) -> list[Product]:
-    """The problems in a large batch and on new arrays: as others have to get the same bits.
-
-    Without what an added dx does not write, its zeros.
-    """
-    usual = []
-    for p in products:
-        if p.C > 0:
-            p = replace(p, N=ENDLESS)
-            shapes = (p.groups * p.C, p.H, p.W), (p.groups * p.F, p.OH, p.OW)
-            x, y = (steps(plan.axes, (p.N, *shape)) for shape in shapes)
-            usual.append(replace(p, x_strides=x, y_strides=y))
-    return usual
-
-
-def steps(axes: Axes, shape: tuple[int, int, int, int]) -> Strides:
-    """Strides of a new array of N, C, H, W, in elements, in this order."""
-    return nchw(contiguous(tuple(shape[i] for i in np.argsort(axes))), axes)
-
-
-def _cost_by_pixels(plan: Plan, products: list[Product]) -> float:
-    """What an image of a group costs with pixels in the vector."""
-    cost, lanes = 0.0, tiling.lanes(plan.dtype.itemsize)
-    for p in _usual(plan, products):
-        reach = p.reach(0), p.reach(1)
-        b = direct.block_forward(p, plan.dtype, 1)
-        pixels = direct.pixels_of_block(b.images, b.rows, b.columns, (0, 0) if b.group else reach) * b.batch
-        vectors = -(-pixels // lanes)
-        of_block = float(p.C * p.KH * p.KW * round_up(p.F, 4) * vectors)
-        of_block *= 1 if b.group or p.KH * p.KW <= 1 else direct.UNALIGNED
-        of_block += direct.COPY_COST * vectors * p.C * p.KH * p.KW if b.group else 0
-        rows, columns = b.rows + reach[0], (b.columns + reach[1]) * b.batch
-        read = ROW * p.phases(1) + VECTOR * p.stride[1] * -(-columns // lanes)
-        of_block += p.phases(0) * p.C * b.images * rows * read
-        columns = b.columns * b.batch
-        row = ALONE * columns if _written_apart([p]) else ROW + VECTOR * -(-columns // lanes)
-        of_block += p.F * b.images * b.rows * row
-        cost += of_block * -(-p.OH // b.rows) * -(-p.OW // b.columns) / (b.images * b.batch)
-    return cost
-
-
-def _cost_by_filters(plan: Plan, products: list[Product], skips: bool) -> float:
-    """What an image of a group costs with filters in the vector."""
-    cost, lanes = 0.0, tiling.lanes(plan.dtype.itemsize)
-    copy, write = (TURN, TURN) if plan.axes == LAYOUTS["NCHW"] else (COPY_LAST, ADD_LAST)
-    for whole, parts in channels_last.groups(_usual(plan, products)):
-        b = channels_last.block(whole, plan.dtype, 1, skips)
-        vectors, blocks = -(-whole.F // lanes), -(-whole.OH // b.rows) * -(-whole.OW // b.columns)
-        if whole.pixels:
-            cost += min(write, TURN_TOGETHER) * vectors * prod(whole.pixels.extents)
-        else:
-            cost += write * vectors * whole.OH * whole.OW
-        if b.flat:
-            cost += whole.OH * whole.OW * vectors * whole.C
-            continue
-        cost += sum(channels_last.products(p, b) + channels_last.packing(p) for p in parts) * vectors
-        copied = channels_last.seen(whole, 0, b.rows) * channels_last.seen(whole, 1, b.columns)
-        cost += blocks * copy * copied * -(-whole.C // lanes)
-    return cost

@@ -234,7 +234,7 @@ def plan_products(plan: Plan, products: list[Product]) -> Plan:
     g, dtype = plan.geometry, plan.dtype
     parallel = enough_work(g, dtype)
     phases = len(products)
-    products = [_flat(p) for p in by_images(plan, products)]
+    products = [flat(p) for p in by_images(plan, products)]
     blockings = [block_forward(p, dtype, plan.threads) for p in products]
     # The parts of a kernel are packed together, all or none.
     packed = any(b.packed for b in blockings)
@@ -256,7 +256,7 @@ def register_tile(dtype: np.dtype) -> tuple[int, int]:
     return tiling.MR, tiling.VECTORS * tiling.lanes(dtype.itemsize)
 
 
-def _flat(p: Product) -> Product:
+def flat(p: Product) -> Product:
     """A 1 x 1 kernel sees no rows: where both arrays store them one after the other, they are one."""
     rows_follow = p.x_strides[2] == p.W * p.x_strides[3] and p.y_strides[2] == p.OW * p.y_strides[3]
     if not (p.pointwise and rows_follow):

@@ -17,7 +17,7 @@ from ..kernels.gemm import vectors_of_tile
 from ..kernels.launch import Address, Launch, Program
 from ..kernels.problem import Product, forward_problem
 from . import dense, winograd, winograd_blocks
-from .base import PIECES, SHARES_BYTES, Axes, Plan, Strides, enough_work, rectangle, round_up
+from .base import PIECES, SHARES_BYTES, Axes, Plan, Strides, enough_work, rectangle, round_up, steps
 from .direct import register_tile
 from .weight_grad_blocks import (
     FAR_BYTES,
@@ -51,8 +51,8 @@ ENDS, ENDS_OF_TAP = 12, 64
 FEW_CHANNELS, OF_FEW = 16, 2
 # Bytes of dw up to which taps are written one by one.
 MOST_APART = 2 << 20
-# Both costs are estimates: what they say has to be clear.
-CLEARLY = 0.95
+# Both costs are estimates: what they say has to be clear, to leave out padding nearly so.
+CLEARLY, SURE = 0.95, 0.96
 
 
 def _best_vector(
@@ -234,12 +234,12 @@ def _by_taps(plan: Plan, whole: _Sums, x: Strides, y: Strides, start: int, w: St
             cost *= OF_FEW
     cost += START * len(parts)
     # Pixels that outputs look at and do not share with those of their block, on new arrays.
-    usual = dense.steps(plan.axes, g.output_shape)
+    usual = steps(plan.axes, g.output_shape)
     b = block_weight_grad(g, plan.dtype, plan.axes, usual, (0, 0, 0, 0), True, 1)
     outputs = b.images, b.rows, b.columns
     between = max(0.0, strip_pixels(g, *outputs) / prod(outputs) - prod(g.stride))
     of_output = whole.cost + TURNING * between * g.C / g.groups / lanes
-    return apart if cost < dense.SURE * (g.N * g.OH * g.OW * of_output + ENDS * vectors) else None
+    return apart if cost < SURE * (g.N * g.OH * g.OW * of_output + ENDS * vectors) else None
 
 
 def _one_tap(g: Geometry, N: int, OH: int, OW: int) -> Geometry:
