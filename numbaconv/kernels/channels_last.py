@@ -1,4 +1,4 @@
-"""Forward pass with filters in the vector: as NHWC has them, and for small maps, whose rows of pixels fill none.
+"""Forward pass with filters in the vector: as NHWC has them, and where turning x and y costs less than it saves.
 
     y[pixel, f] = bias[f] + sum over kh, kw, c of x[what (kh, kw) reads, c] * weight[f, c, kh, kw]
 
