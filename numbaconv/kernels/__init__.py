@@ -20,7 +20,7 @@ matrices, in one nest::
 shows that dx is the same nest on dy, a :mod:`.problem` for each phase, and :mod:`.input_grad_columns` has dx of few
 channels and of small outputs; and :mod:`.weight_grad` has it with pixels as the index that is summed, and for few
 channels :mod:`.weight_grad_pixels` with pixels in the vector, and :mod:`.weight_grad_filters` with filters.
-:mod:`.channels_last` turns the product round for NHWC and small maps, with :mod:`.product` in the place of
+:mod:`.channels_last` turns the product round for NHWC, and where that pays, with :mod:`.product` in the place of
 :mod:`.gemm` and :mod:`.weight_vectors` in that of :mod:`.weight_panels`, and computes all phases of dx together.
 :mod:`.depthwise`, :mod:`.depthwise_input_grad`, :mod:`.depthwise_weight_grad` and :mod:`.bias_grad` have nothing to
 tile.

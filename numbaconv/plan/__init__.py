@@ -1,6 +1,8 @@
 """Which kernel computes a pass, and in which blocks: the only place that chooses.
 
-Here is the choice; :mod:`.direct`, :mod:`.depthwise` and :mod:`.winograd` cut the blocks of their kernels.
+Here is the choice of the algorithm. Which way the direct engine takes, :mod:`.costs` says, which :mod:`.dense` and
+:mod:`.columns` compare; :mod:`.direct`, :mod:`.channels_last`, :mod:`.depthwise`, :mod:`.weight_grad` and
+:mod:`.winograd` cut the blocks of their kernels.
 """
 
 from __future__ import annotations
