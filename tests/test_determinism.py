@@ -29,12 +29,6 @@ REDUCTIONS = (
     Case("strided", 3, 5, 33, 35, 7, 3, 3, stride=2, padding=1),
     Case("one_map", 1, 1, 200, 190, 5, 3, 3, stride=2, padding=1),
 )
-BATCHES = (
-    COMMON,
-    Case("batch_of_19", 19, 3, 6, 5, 7, 3, 3, padding=1),
-    Case("deep_pointwise", 7, 600, 3, 3, 32, 1, 1),
-    Case("deep", 5, 130, 5, 4, 24, 3, 3, padding=1),
-)
 each_case = pytest.mark.parametrize("case", REDUCTIONS + LIGHT_BLOCKS, ids=str)
 
 
@@ -65,6 +59,9 @@ BATCHES = (
     Case("batch_pointwise", 6, 33, 9, 7, 17, 1, 1),
     Case("batch_strided", 4, 5, 17, 19, 7, 3, 3, stride=2, padding=1),
     Case("batch_wide", 3, 3, 5, 300, 6, 3, 3, padding=1),
+    Case("batch_deep_pointwise", 7, 600, 3, 3, 32, 1, 1),
+    Case("batch_small_maps", 5, 130, 5, 4, 24, 3, 3, padding=1),
+    Case("batch_mostly_padding", 3, 100, 4, 3, 64, 5, 5, stride=2, padding=2),
     Case("batch_depthwise", 5, 19, 9, 10, 19, 3, 3, padding=1, groups=19),
     *PADDED,
 )

@@ -80,8 +80,9 @@ def block(p: Product, dtype: np.dtype, threads: int, skips: bool = False) -> cha
         KC = max(1, p.KH * p.KW * p.C)
     elif p.KW > 1 and p.dilation[1] != 1:  # whole taps, or parts of one
         KC, taps = (even_blocks(CB, deepest), 1) if CB > deepest else (deepest, deepest // CB)
+    # Of one image: this decides the order of a sum, which may not depend on how many are in a block.
     one_by_one = even_blocks(CB, deepest)
-    if skips and _of_taps(p, images, 1, True, one_by_one) < _of_taps(p, images, taps, True, KC):
+    if skips and _of_taps(p, 1, 1, True, one_by_one) < _of_taps(p, 1, taps, True, KC):
         KC, taps = one_by_one, 1
     pitch = (-(-MC // line) | 1) * line
     pixels = images * rows * columns
