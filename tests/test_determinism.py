@@ -60,6 +60,7 @@ BATCHES = (
     Case("batch_strided", 4, 5, 17, 19, 7, 3, 3, stride=2, padding=1),
     Case("batch_wide", 3, 3, 5, 300, 6, 3, 3, padding=1),
     Case("batch_deep_pointwise", 7, 600, 3, 3, 32, 1, 1),
+    Case("batch_of_two_blocks", 3, 495, 3, 3, 500, 1, 1),
     Case("batch_small_maps", 5, 130, 5, 4, 24, 3, 3, padding=1),
     Case("batch_mostly_padding", 3, 100, 4, 3, 64, 5, 5, stride=2, padding=2),
     Case("batch_depthwise", 5, 19, 9, 10, 19, 3, 3, padding=1, groups=19),

@@ -71,7 +71,8 @@ def _block_forward(p: Product, dtype: np.dtype, outputs: int, threads: int) -> f
     shares = p.groups * -(-p.F // MC)
     batch_runs = p.x_strides[0] == 1 and p.x_strides[3] != 1 and p.x_strides[1] != 1
     batch = even_blocks(p.N, 4 * lanes) if batch_runs else 1
-    flat = p.pointwise and p.H == 1 and batch == 1
+    one_row = p.pointwise and p.H == 1
+    flat = one_row and batch == 1
     few = _few_filters(p, dtype)
     x_n, x_c, _, x_w = p.x_strides
     in_place = few and flat and x_w == 1 and min(x_n, x_c) >= 0
@@ -97,7 +98,8 @@ def _block_forward(p: Product, dtype: np.dtype, outputs: int, threads: int) -> f
         # What packing a vector costs in vectors of products.
         copy = COPY_COST / (taps * MC)
         in_strip, in_panel = (_output_block(endless, r, 1, shares, most, lanes, copy, threads) for r in (reach, (0, 0)))
-        largest = odd_lines(strip_elements(p, *in_strip, 1) + lanes, line)
+        # One image has no batch to lie together, and is flat where it is one row.
+        largest = odd_lines((most if one_row else strip_elements(p, *in_strip, 1)) + lanes, line)
         by_strip, by_panel = costs(MC, in_strip, in_panel, reach, lanes)
         if taps > 1 and by_panel < by_strip:
             largest = taps * odd_lines(most, line)
