@@ -26,7 +26,7 @@ AVX512 = "avx512f" in FEATURES
 AVX2 = "avx2" in FEATURES and "fma" in FEATURES
 NEON = "neon" in FEATURES
 # Whether two multiply-adds of 64 bytes begin in a cycle, as on Zen 5 and Intel's servers: Zen 4 takes each in halves.
-# All else then costs twice as much against them, which the planners' costs, in multiply-adds, have to say.
+# All else then costs more against them, which the planners' costs, in multiply-adds, have to say.
 FULL_RATE = AVX512 and (config.CPU_NAME or llvm.get_host_cpu_name()) not in ("znver4", "icelake-client", "tigerlake")
 # What all else costs against multiply-adds, of Zen 5's prices: four that were fitted on Zen 4 are 0.4 to 0.9 of them.
 # AVX2, with half the lanes at full rate, has Zen 5's: 0.8 to 1.5 times them choose equally well on 380 random layers.

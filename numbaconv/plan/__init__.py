@@ -1,13 +1,13 @@
 """Which kernel computes a pass, and in which blocks: the only place that chooses.
 
-Here is the choice of the algorithm. Which way the direct engine takes, :mod:`.costs` says, which :mod:`.dense` and
-:mod:`.columns` compare; :mod:`.direct`, :mod:`.channels_last`, :mod:`.depthwise`, :mod:`.weight_grad` and
+Here is the choice of the algorithm. :mod:`.dense` takes the way of the direct engine that :mod:`.costs` say is the
+cheapest; :mod:`.direct`, :mod:`.channels_last`, :mod:`.columns`, :mod:`.depthwise`, :mod:`.weight_grad` and
 :mod:`.winograd` cut the blocks of their kernels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any
@@ -42,6 +42,7 @@ from ..kernels.winograd import weight_grad as winograd_weight_grad
 from ..kernels.winograd.algebra import GRAD_VARIANTS, VARIANTS
 from . import columns, dense, depthwise, weight_grad, winograd
 from .base import Axes, Plan, Strides, enough_bytes, nchw, turned
+from .costs import Way
 
 __all__ = [
     "Plan",
@@ -136,7 +137,7 @@ def plan_forward(
     if depthwise.fits(plan) and (one_to_one := depthwise.plan_pass(plan, x, y, start, w, bias)):
         return one_to_one
     product = forward_problem(g, ("x", x), (Address("weight", start), w), ("y", y), bias, False)
-    return _plan_products(plan, [product], padding)
+    return _plan_products(plan, [product], padding=padding)
 
 
 @lru_cache(maxsize=1024)
@@ -163,9 +164,7 @@ def plan_input_grad(
     if depthwise.fits(plan) and (one_to_one := depthwise.plan_pass(plan, x, y, start, w, None)):
         return one_to_one
     products = list(input_grad.products(g, y, start, w, x, accumulate))
-    if by_columns := columns.plan_pass(plan, y, start, w, x, products):
-        return by_columns
-    return _plan_products(plan, products)
+    return _plan_products(plan, products, columns.way(plan, y, start, w, x))
 
 
 @lru_cache(maxsize=1024)
@@ -223,14 +222,14 @@ def plan_bias_grad(
     return Program([launch], names, {}, tiling.lanes(dtype.itemsize), dtype, parallel)
 
 
-def _plan_products(plan: Plan, products: list[Product], padding: bool = False) -> Plan:
-    """Plan of a forward pass or of what the input gradient makes of one; `padding`: with all its products."""
+def _plan_products(plan: Plan, products: list[Product], others: Iterable[Way] = (), padding: bool = False) -> Plan:
+    """Plan of a forward pass or of what the input gradient makes of one, which has `others`; `padding` as there."""
     products = [p for p in products if p.N * p.F * p.OH * p.OW > 0]
     if not products:
         return _nothing(plan)
     if plan.algorithm == "winograd":
         return winograd.plan_products(plan, products)
-    return dense.plan_products(plan, products, padding)
+    return dense.plan_products(plan, products, others, padding)
 
 
 def _nothing(plan: Plan) -> Plan:

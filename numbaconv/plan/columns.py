@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -10,11 +12,10 @@ from ..geometry import LAYOUTS, Geometry
 from ..kernels import input_grad, input_grad_columns, tiling
 from ..kernels.input_grad_columns import Blocking
 from ..kernels.launch import Address, Program
-from ..kernels.problem import Product
 from ..kernels.tiling import PRICE
-from . import dense, winograd
+from . import winograd
 from .base import Axes, Plan, Strides, enough_work, even_blocks, pieces_of_output, round_up
-from .costs import rows_cost
+from .costs import Way, rows_cost
 from .direct import odd_lines, register_tile
 
 # Costs, as in :mod:`.costs`, fitted to 350 random layers on Zen 5. Of a row of pixels that is added to a map, and of
@@ -33,30 +34,29 @@ MAPS_BYTES, STRIP_BYTES = tiling.PANEL_BYTES // 4, tiling.PANEL_BYTES * 5 // 4
 BATCH_MAPS_BYTES = tiling.PANEL_BYTES * 11 // 16
 
 
-def plan_pass(plan: Plan, y: Strides, start: int, w: Strides, x: Strides, products: list[Product]) -> Plan | None:
-    """Plan of dx by columns; None where other ways are expected to be faster, from the shape and the layout alone.
-
-    `products` are the dense problems of all phases.
-    """
+def way(plan: Plan, y: Strides, start: int, w: Strides, x: Strides) -> Iterator[Way]:
+    """By columns, if dx can be had so: from the shape and the layout alone."""
     g, dtype = plan.geometry, plan.dtype
     C, F, taps = g.C // g.groups, g.F // g.groups, g.KH * g.KW
     nothing = min(g.N, C, F, g.H, g.W, g.OH, g.OW, taps) == 0
     pointwise = taps == 1 and g.stride == (1, 1)  # whose columns are dx
     if plan.algorithm != "direct" or nothing or pointwise:
-        return None
+        return
     # Sums of sums have less rounding than the bound of Winograd's, 3 times direct's, has room for.
     if winograd.bounds("input gradient", g, dtype, plan.axes):
-        return None
+        return
     # The choice decides the order of a sum, which depends on the shape of an image alone.
     usual = _blocks(replace(g, N=1 << 20), plan.axes, dtype.itemsize, 1)
-    if usual is None:
-        return None
-    cost = _by_columns(g, plan.axes, dtype, usual)
-    if cost > dense.least_cost(plan, products):
-        return None
+    if usual is not None:
+        yield _by_columns(g, plan.axes, dtype, usual), partial(_plan, plan, y, start, w, x)
+
+
+def _plan(plan: Plan, y: Strides, start: int, w: Strides, x: Strides) -> Plan:
+    """Plan of dx by columns."""
+    g, dtype, taps = plan.geometry, plan.dtype, plan.geometry.KH * plan.geometry.KW
     b = _blocks(g, plan.axes, dtype.itemsize, plan.threads)
-    assert b is not None  # as many rows and filters as those
-    p = replace(input_grad.dense(g, y, start, w, x, plan.accumulate), C=F, KH=g.KH, KW=g.KW)
+    assert b is not None  # as many rows and filters as those of the choice
+    p = replace(input_grad.dense(g, y, start, w, x, plan.accumulate), C=g.F // g.groups, KH=g.KH, KW=g.KW)
     values: dict[str, int | Address] = {"step_h": g.stride[0], "step_w": g.stride[1]}
     values |= {"apart_h": g.dilation[0], "apart_w": g.dilation[1], "top": g.padding[0], "left": g.padding[2]}
     launches = [input_grad_columns.launch(p, b, values)]

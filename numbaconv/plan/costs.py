@@ -1,4 +1,4 @@
-"""What the ways to compute dense problems cost: what :mod:`.dense` and :mod:`.columns` compare.
+"""What the ways to compute dense problems cost: what :mod:`.dense` compares.
 
 In multiply-adds of vectors, of an image of a group, from the shape and the layout alone: others have to get the same
 bits in any batch, on any arrays, for any number of threads. A model of counts, each with a price: of products, in whole
@@ -10,7 +10,7 @@ fastest of two to five ways, and 2.6% with AVX2.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import product
 from math import prod
@@ -50,6 +50,9 @@ L2_BYTES = 2 * tiling.PANEL_BYTES
 # depend on the batch that it is in.
 IMAGES, SIDE_BY_SIDE = 4, 64
 
+# What a way costs, and what plans it.
+Way = tuple[float, Callable[[], Plan]]
+
 
 def by_pixels(plan: Plan, products: list[Product]) -> float:
     """What the problems cost with pixels in the vector: with images there, where they lie side by side."""
@@ -69,8 +72,8 @@ def by_filters(plan: Plan, products: list[Product], skips: bool) -> float:
     for whole, parts in channels_last.groups(_usual(plan, products)):
         b = channels_last.block(whole, plan.dtype, 1, skips)
         vectors, taps, pixels = -(-whole.F // lanes), sum(p.KH * p.KW for p in parts), whole.OH * whole.OW
-        size = whole.groups * whole.C * whole.F * taps * plan.dtype.itemsize
-        pack = PACK + PACK_FAR * max(0.0, 1 - L2_BYTES / max(1, size))
+        weight_bytes = whole.groups * whole.C * whole.F * taps * plan.dtype.itemsize
+        pack = PACK + PACK_FAR * max(0.0, 1 - L2_BYTES / max(1, weight_bytes))
         cost += (sum(channels_last.products(p, b) for p in parts) + pack * taps * whole.C / whole.N) * vectors
         if not in_rows:
             cost += ADD * vectors * pixels + (PARTIAL * pixels if whole.F % lanes else 0)

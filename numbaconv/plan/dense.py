@@ -11,7 +11,7 @@ that read a pixel are a rectangle. Two ways compute no others:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import product
@@ -21,6 +21,7 @@ from ..kernels.launch import Address
 from ..kernels.problem import Part, Product
 from . import channels_last, costs, direct, winograd
 from .base import Plan, rectangle
+from .costs import Way
 
 # Most of the products that may be left, unless taps reach so far, in outputs.
 FEW_PRODUCTS, FAR = 0.9, 16
@@ -53,19 +54,16 @@ def _has_choice(plan: Plan, products: list[Product]) -> bool:
     return p.KH * p.KW * p.C > 0 and may_pay(p)
 
 
-def plan_products(plan: Plan, products: list[Product], padding: bool) -> Plan:
-    """Plan of dense problems that run one after the other, the cheapest way; `padding`: with products with it."""
-    ways = _ways(plan, products, padding)
-    return min(ways, key=lambda way: way[0])[1]()
+def plan_products(plan: Plan, products: list[Product], others: Iterable[Way], padding: bool) -> Plan:
+    """Plan of dense problems that run one after the other, the cheapest way: of all here, and `others` before them.
+
+    `padding`: with products with it.
+    """
+    return min((*others, *_ways(plan, products, padding)), key=lambda way: way[0])[1]()
 
 
-def least_cost(plan: Plan, products: list[Product]) -> float:
-    """What an image of a group costs the cheapest way."""
-    return min(cost for cost, _ in _ways(plan, products, False))
-
-
-def _ways(plan: Plan, products: list[Product], padding: bool) -> Iterator[tuple[float, Callable[[], Plan]]]:
-    """What each way costs, from the layout and the shape alone, and what plans it."""
+def _ways(plan: Plan, products: list[Product], padding: bool) -> Iterator[Way]:
+    """The ways there are, from the layout and the shape alone."""
     yield costs.by_pixels(plan, products), partial(direct.plan_products, plan, products)
     filters = _filters_fit(plan, products)
     if filters:
