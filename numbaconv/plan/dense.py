@@ -46,10 +46,8 @@ def may_pay(p: Product) -> bool:
     return max(p.reach(0), p.reach(1)) >= FAR or products_left(p) <= FEW_PRODUCTS
 
 
-def _has_choice(plan: Plan, products: list[Product]) -> bool:
+def _has_choice(products: list[Product]) -> bool:
     """Whether products may be left out, and there are enough of them."""
-    if plan.algorithm != "direct" or not products:  # dx that no output reads has none
-        return False
     p = max(products, key=lambda p: p.KH * p.KW * p.C)
     return p.KH * p.KW * p.C > 0 and may_pay(p)
 
@@ -68,7 +66,7 @@ def _ways(plan: Plan, products: list[Product], padding: bool) -> Iterator[Way]:
     filters = _filters_fit(plan, products)
     if filters:
         yield costs.by_filters(plan, products, False), partial(channels_last.plan_products, plan, products)
-    if padding or not _has_choice(plan, products):
+    if padding or not _has_choice(products):
         return
     if filters:
         skipped = replace(plan, reason=f"{plan.reason}; padding skipped")
